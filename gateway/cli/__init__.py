@@ -1,0 +1,40 @@
+"""The commands. Exit status: 0 done, 1 it failed, 2 usage or configuration; never a traceback for what an operator did.
+
+One file for each group of commands; `console` says how output looks.
+"""
+
+import sys
+
+import rich_click as click
+
+from gateway import __version__
+from gateway.cli.database import database
+from gateway.cli.demo import demo
+from gateway.cli.setup import check, init, registration
+from gateway.cli.console import print_problems, stderr
+from gateway.cli.serve import serve
+from gateway.cli.token import token
+from gateway.cli.users import users
+from gateway.errors import ConfigurationError, Unusable
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="matrix-login-gateway")
+def cli() -> None:
+    """JSON Web Token login for any Matrix homeserver, as a gateway in front of it."""
+
+
+for command in (serve, check, registration, init, token, users, database, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed program."""
+    try:
+        cli()
+    except ConfigurationError as error:
+        print_problems(error.problems)
+        sys.exit(2)
+    except Unusable as error:
+        stderr.print(str(error), style="bold red", highlight=False)
+        sys.exit(1)

@@ -1,0 +1,28 @@
+"""`database upgrade`: brings the schema up to date; `serve` does it too."""
+
+import asyncio
+from pathlib import Path
+
+import rich_click as click
+
+from gateway.cli.console import config_option, load_configuration, stdout
+from gateway.storage.database import upgrade_database
+
+
+@click.group()
+def database() -> None:
+    """The database of the accounts."""
+
+
+@database.command()
+@config_option
+def upgrade(path: Path) -> None:
+    """Bring the schema up to date."""
+    configuration = load_configuration(path)
+    done = asyncio.run(upgrade_database(configuration.database))
+    if done.before == done.after:
+        stdout.print(f"The schema is up to date (revision {done.after}).", highlight=False)
+    else:
+        stdout.print(
+            f"Upgraded the schema from {done.before or 'nothing'} to revision {done.after}.", highlight=False
+        )

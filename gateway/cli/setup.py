@@ -1,0 +1,80 @@
+"""`init`, `check` and `registration`: what stands before the first `serve`."""
+
+import json
+import secrets
+from pathlib import Path
+
+import rich_click as click
+
+from gateway.cli.console import config_option, json_option, print_warnings, stdout
+from gateway.cli.templates import example_configuration, registration_yaml
+from gateway.config import load
+from gateway.errors import ConfigurationError, Unusable
+
+
+@click.command()
+@config_option
+@json_option
+def check(path: Path, *, as_json: bool) -> None:
+    """Report every problem of the configuration at once, and what is unwise in it."""
+    try:
+        configuration = load(path)
+    except ConfigurationError as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps({"ok": False, "problems": error.problems, "warnings": []}, indent=2))
+        raise SystemExit(2) from None
+    if as_json:
+        click.echo(json.dumps({"ok": True, "problems": [], "warnings": configuration.warnings}, indent=2))
+    else:
+        print_warnings(configuration)
+        stdout.print(f"[green]{path} is good.[/]", highlight=False)
+
+
+@click.command()
+@config_option
+def registration(path: Path) -> None:
+    """Print the application service registration for the homeserver."""
+    configuration = load(path)
+    if not configuration.as_token:
+        raise Unusable("There is no as_token in the configuration; `matrix-login-gateway init` makes one.")
+    click.echo(
+        registration_yaml(configuration.as_token, configuration.settings.homeserver.server_name), nl=False
+    )
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--server-name", default="example.org", show_default=True, help="The homeserver's server name.")
+@click.option(
+    "--homeserver-url",
+    default="http://127.0.0.1:8008",
+    show_default=True,
+    help="Where the homeserver listens.",
+)
+def init(directory: Path, server_name: str, homeserver_url: str) -> None:
+    """Write a commented configuration, random tokens and the registration; overwrites nothing."""
+    as_token = secrets.token_hex(32)
+    files = {
+        "gateway.toml": example_configuration(server_name, homeserver_url),
+        "as_token": as_token + "\n",
+        "jwt.secret": secrets.token_urlsafe(48) + "\n",
+        "registration.yaml": registration_yaml(as_token, server_name),
+    }
+    there = [name for name in files if (directory / name).exists()]
+    if there:
+        raise Unusable(f"{directory} holds {', '.join(there)} already; nothing was written.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            path = directory / name
+            path.touch(mode=0o640, exist_ok=False)
+            path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise Unusable(f"{error.filename or directory} can't be written: {error.strerror}.") from error
+    stdout.print(f"Wrote {', '.join(files)} to {directory}.", highlight=False)
+    stdout.print(
+        f"Next: give registration.yaml to the homeserver, put the issuer's key into jwt.secret, and run\n"
+        f"  matrix-login-gateway check -c {directory / 'gateway.toml'}",
+        highlight=False,
+    )

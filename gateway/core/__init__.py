@@ -1,0 +1,1 @@
+"""Decisions: plain functions and frozen values. No async, clock, randomness or I/O in here."""

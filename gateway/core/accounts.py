@@ -1,0 +1,95 @@
+"""What to do about a user's account: decided from the stored row, the identity and the rules.
+
+The order that a crash can't break: row `pending`, commit, register at the homeserver (which may be repeated), row
+`active`. With `existing_accounts = "refuse"` the row is written only after the homeserver said that there is no such
+user, so that a pending row means that the account, where there is one, is ours.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+
+from gateway.core.identity import Identity
+from gateway.errors import Refusal, Refused
+from gateway.settings import Table
+
+
+class State(enum.StrEnum):
+    """The state of a row."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    LOCKED = "locked"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A row: one Matrix account and the one subject that owns it. Times in seconds since the epoch."""
+
+    localpart: str
+    issuer: str
+    subject: str
+    state: State
+    created_at: int
+    last_seen_at: int | None
+
+
+class AccountRules(Table):
+    """Which accounts a login may make or take over."""
+
+    register_user: bool = True
+    existing_accounts: Literal["link", "refuse"] = "link"
+
+
+class Step(enum.Enum):
+    """What comes next on the way to a session."""
+
+    OPEN_SESSION = "open_session"
+    PROVIDE = "provide"
+    ASK_HOMESERVER = "ask_homeserver"
+
+
+def choose_account(rows: list[Account], identity: Identity) -> Account | None:
+    """Return the row that this subject owns, None when there is none yet.
+
+    `rows` are those with its localpart or its subject. A subject keeps its account when its claims come to map to
+    another name; a name that another subject owns is refused.
+    """
+    owned = [row for row in rows if _owns(row, identity)]
+    if owned:
+        return next((row for row in owned if row.localpart == identity.localpart), owned[0])
+    if any(row.localpart == identity.localpart for row in rows):
+        raise Refused(
+            Refusal.IDENTITY_REFUSED,
+            reason=f"{identity.user_id} is owned by another subject, or another issuer",
+        )
+    return None
+
+
+def _owns(row: Account, identity: Identity) -> bool:
+    # An empty issuer: `iss` was not looked at then, or is not now, so the keys alone spoke for the subject.
+    return row.subject == identity.subject and (
+        row.issuer == identity.issuer or "" in {row.issuer, identity.issuer}
+    )
+
+
+def next_step(account: Account | None, rules: AccountRules) -> Step:
+    """Return what to do for this account; raises `Refused` when it is locked."""
+    if account is not None and account.state is State.ACTIVE:
+        return Step.OPEN_SESSION
+    if account is not None and account.state is State.LOCKED:
+        raise Refused(Refusal.ACCOUNT_LOCKED)
+    if not rules.register_user or (account is None and rules.existing_accounts == "refuse"):
+        return Step.ASK_HOMESERVER
+    return Step.PROVIDE
+
+
+def check_existence(account: Account | None, rules: AccountRules, *, exists: bool) -> None:
+    """Refuse a user that the homeserver lacks and we may not make, and one that it has and we may not take over."""
+    if not exists and not rules.register_user:
+        raise Refused(Refusal.USER_NOT_FOUND)
+    if exists and account is None and rules.existing_accounts == "refuse":
+        raise Refused(
+            Refusal.IDENTITY_REFUSED, reason="the account exists already, and existing_accounts is 'refuse'"
+        )

@@ -1,0 +1,74 @@
+"""JSON (RFC 8259) read strictly: one meaning for every text that is taken, and a plain ValueError for the rest.
+
+Refused beside broken syntax: anything but UTF-8, duplicate members, NaN and Infinity, lone surrogates,
+and nesting deeper than `MAX_DEPTH`.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+# Tokens of Keycloak and Entra ID nest 3 to 5 deep.
+MAX_DEPTH: Final = 32
+_MAX_DIGITS: Final = 400
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object that `raw` holds; ValueError says in a few words why it is none."""
+    try:
+        value = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=_bounded_integer,
+        )
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except json.JSONDecodeError:
+        raise ValueError("not JSON") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004: a ValueError is this module's one refusal
+    _check_values(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice in a JSON object")
+    return members
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _bounded_integer(digits: str) -> int:
+    # Python refuses to convert thousands of digits, because that takes quadratic time.
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError("a number with too many digits")
+    return int(digits)
+
+
+def _check_values(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("a lone surrogate in a string") from None

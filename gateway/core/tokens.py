@@ -1,0 +1,246 @@
+"""A compact JWS and the rules for it to claims. joserfc verifies; what it leaves open is closed here.
+
+The rule of this file: nothing of a token is believed before its signature is verified with a key and an algorithm
+that the configuration chose (RFC 8725 3.1); `jwk`, `jku`, `x5u` and `x5c` of the header are never looked at.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from joserfc.errors import BadSignatureError, JoseError, UnsupportedAlgorithmError
+from joserfc.jws import JWSRegistry, deserialize_compact
+from pydantic import Field
+
+from gateway.core.keys import KeySet
+from gateway.core.strict_json import parse_object
+from gateway.errors import Refusal, Refused
+from gateway.settings import Table
+
+Claims: TypeAlias = dict[str, Any]
+
+# Above 2^53 a JSON number is not exact (RFC 8259 6), and no date is that far away.
+_MAX_DATE: Final = 2**53
+
+
+class TokenRules(Table):
+    """What a token must hold, as the `[jwt]` table says it. Times are in seconds."""
+
+    audience: list[str] = []
+    issuer: list[str] = []
+    require_exp: bool = False
+    require_nbf: bool = False
+    validate_exp: bool = True
+    validate_nbf: bool = True
+    validate_signature: bool = True
+    leeway: int = Field(60, ge=0)
+    max_token_age: int = Field(0, ge=0)
+    single_use: bool = False
+    token_type: str | None = None
+    max_token_bytes: int = Field(16384, ge=64, le=1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Who is believed: the keys of an issuer and the rules for its tokens."""
+
+    key_set: KeySet
+    rules: TokenRules
+
+
+def verify(token: str, verifier: Verifier, now: float) -> Claims:
+    """Return the claims of a token that passes every check; raises `Refused` with the first that fails.
+
+    `now` is in seconds since the epoch.
+    """
+    rules = verifier.rules
+    header = read_header(token, rules.max_token_bytes)
+    if rules.validate_signature:
+        payload = verify_signature(token, header, verifier.key_set)
+    else:
+        payload = unverified_payload(token)
+    claims = read_claims(payload)
+    check_type(header, rules)
+    check_issuer(claims, rules)
+    check_audience(claims, rules)
+    check_dates(claims, rules, now)
+    check_token_id(claims, rules)
+    return claims
+
+
+def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:
+    """Return the header of a compact JWS, with nothing verified yet (RFC 7515 3.1, 7.1)."""
+    if len(token) > max_token_bytes:
+        raise Refused(Refusal.UNDECODABLE, f"the token is larger than {max_token_bytes} bytes")
+    segments = token.split(".")
+    if len(segments) == 5:  # RFC 7516 7.1
+        raise Refused(Refusal.UNDECODABLE, "the token is encrypted (JWE); a signed one (JWS) is needed")
+    if len(segments) != 3:
+        raise Refused(Refusal.UNDECODABLE, "the token is not three parts joined by dots")
+    header = _read_object(_from_base64url(segments[0]), "header")
+    for name in ("crit", "b64"):  # RFC 7515 4.1.11, RFC 7797: nothing critical is understood here
+        if name in header:
+            raise Refused(Refusal.UNDECODABLE, f"the header has {name!r}")
+    return header
+
+
+def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> bytes:
+    """Return the payload, verified with one of the keys that fit the header's `alg` (RFC 7515 5.2)."""
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in key_set.algorithms:
+        name = algorithm[:32] if isinstance(algorithm, str) else "no 'alg' in the header"
+        raise Refused(Refusal.UNSUPPORTED_ALGORITHM, name)
+    for segment in token.split("."):
+        _from_base64url(segment)
+    registry = _Registry(key_set.algorithms)
+    for key in key_set.candidates(algorithm):
+        try:
+            return deserialize_compact(token, key, registry=registry).payload or b""
+        except BadSignatureError:
+            continue
+        except JoseError as error:
+            raise Refused(Refusal.UNDECODABLE, error.description or error.error) from None
+        except (ValueError, OverflowError):
+            # Values that a curve or a modulus can't hold.
+            continue
+    raise Refused(Refusal.BAD_SIGNATURE)
+
+
+def unverified_payload(token: str) -> bytes:
+    """Return the payload of a token whose form `read_header` has seen; nothing vouches for it."""
+    return _from_base64url(token.split(".")[1])
+
+
+class _Registry(JWSRegistry):
+    """joserfc's registry with our list of algorithms alone, also when it is empty, and without its 512-byte header.
+
+    The size of the whole token is bounded before.
+    """
+
+    max_header_length = max_payload_length = max_signature_length = 1024 * 1024
+
+    def __init__(self, algorithms: Collection[str]) -> None:
+        super().__init__(algorithms=algorithms, strict_check_header=False)
+
+    def get_alg(self, name: str) -> Any:
+        if not self.allowed or name not in self.allowed:
+            raise UnsupportedAlgorithmError(name)
+        return self.algorithms[name]
+
+
+def read_claims(payload: bytes) -> Claims:
+    """Return the claims set (RFC 7519 7.2 step 10), read strictly."""
+    return _read_object(payload, "payload")
+
+
+def check_type(header: dict[str, Any], rules: TokenRules) -> None:
+    """Check the `typ` header (RFC 8725 3.11; RFC 7515 4.1.9: a missing `application/` is implied)."""
+    if rules.token_type is None:
+        return
+    value = header.get("typ")
+    if not isinstance(value, str) or _media_type(value) != _media_type(rules.token_type):
+        raise Refused(Refusal.CLAIM_INVALID, "typ")
+
+
+def check_issuer(claims: Claims, rules: TokenRules) -> None:
+    """Check `iss` (RFC 7519 4.1.1): one of the configured ones, exactly."""
+    if not rules.issuer:
+        return
+    if "iss" not in claims:
+        raise Refused(Refusal.CLAIM_MISSING, "iss")
+    if claims["iss"] not in rules.issuer:
+        raise Refused(Refusal.CLAIM_INVALID, "iss")
+
+
+def check_audience(claims: Claims, rules: TokenRules) -> None:
+    """Check `aud` (RFC 7519 4.1.3): it must name us, also where we have no name."""
+    if "aud" not in claims:
+        if rules.audience:
+            raise Refused(Refusal.CLAIM_MISSING, "aud")
+        return
+    value = claims["aud"]
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in values) or not set(values) & set(rules.audience):
+        raise Refused(Refusal.CLAIM_INVALID, "aud")
+
+
+def check_dates(claims: Claims, rules: TokenRules, now: float) -> None:
+    """Check `exp`, `nbf` and `iat` (RFC 7519 4.1.4 to 4.1.6) and the token's age; `now` in seconds."""
+    expires = _date(claims, "exp", required=rules.require_exp, validated=rules.validate_exp)
+    if expires is not None and now >= expires + rules.leeway:
+        raise Refused(Refusal.EXPIRED)
+    not_before = _date(claims, "nbf", required=rules.require_nbf, validated=rules.validate_nbf)
+    if not_before is not None and not_before > now + rules.leeway:
+        raise Refused(Refusal.NOT_YET_VALID)
+    issued = _date(claims, "iat", required=rules.max_token_age > 0, validated=True)
+    if issued is not None and issued > now + rules.leeway:
+        raise Refused(Refusal.ISSUED_IN_FUTURE)
+    if issued is not None and rules.max_token_age and now > issued + rules.max_token_age + rules.leeway:
+        raise Refused(Refusal.EXPIRED)
+
+
+def check_token_id(claims: Claims, rules: TokenRules) -> None:
+    """Check that a token for single use has a `jti` (RFC 7519 4.1.7)."""
+    if not rules.single_use:
+        return
+    if "jti" not in claims:
+        raise Refused(Refusal.CLAIM_MISSING, "jti")
+    if not isinstance(claims["jti"], str) or not claims["jti"]:
+        raise Refused(Refusal.CLAIM_INVALID, "jti")
+
+
+def last_valid_moment(claims: Claims, rules: TokenRules) -> float | None:
+    """Return when a verified token can't be used any more, in seconds since the epoch; None: never."""
+    ends = []
+    if rules.validate_exp and "exp" in claims:
+        ends.append(claims["exp"])
+    if rules.max_token_age:
+        ends.append(claims["iat"] + rules.max_token_age)
+    return float(min(ends)) + rules.leeway if ends else None
+
+
+def _date(claims: Claims, name: str, *, required: bool, validated: bool) -> float | None:
+    if name not in claims:
+        if required:
+            raise Refused(Refusal.CLAIM_MISSING, name)
+        return None
+    if not validated:
+        return None
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Refused(Refusal.CLAIM_INVALID, name)
+    if not math.isfinite(value) or abs(value) > _MAX_DATE:
+        raise Refused(Refusal.CLAIM_INVALID, name)
+    return value
+
+
+def _read_object(raw: bytes, part: str) -> dict[str, Any]:
+    try:
+        return parse_object(raw)
+    except ValueError as error:
+        raise Refused(Refusal.UNDECODABLE, f"the {part} is {_as_predicate(error)}") from None
+
+
+def _as_predicate(error: ValueError) -> str:
+    text = str(error)
+    return text if text.startswith(("not ", "nested ")) else f"not taken: {text}"
+
+
+def _from_base64url(segment: str) -> bytes:
+    # RFC 7515 2: no padding, no line breaks; comparing with the re-encoded text refuses every second spelling.
+    try:
+        raw = segment.encode("ascii")
+        decoded = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+    except (UnicodeEncodeError, binascii.Error):
+        raise Refused(Refusal.UNDECODABLE, "a part of the token is not base64url") from None
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != raw:
+        raise Refused(Refusal.UNDECODABLE, "a part of the token is not base64url")
+    return decoded
+
+
+def _media_type(value: str) -> str:
+    value = value.lower()
+    return value if "/" in value else f"application/{value}"

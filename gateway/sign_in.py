@@ -1,0 +1,189 @@
+"""The story of a login: limits, token, identity, account, session.
+
+The order of effects: the row of a first login is committed as pending before the homeserver is asked to register the
+user, and becomes active after; every call to the homeserver may be repeated. So a crash at any point, and two first
+logins at once, end with one account and with both logins done. No transaction is open while the homeserver is asked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+from gateway.core.accounts import (
+    Account,
+    AccountRules,
+    Step,
+    check_existence,
+    choose_account,
+    next_step,
+)
+from gateway.core.headers import Field
+from gateway.core.identity import Identity, Mapping, check_allowed, identify
+from gateway.core.login_request import LoginRequest
+from gateway.core.tokens import Claims, Verifier, last_valid_moment, verify
+from gateway.errors import Refusal, Refused
+from gateway.limits import Limits
+from gateway.logs import Logger
+from gateway.storage.accounts import Accounts
+from gateway.storage.used_tokens import UsedTokens
+from gateway.tasks import Background
+from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
+from gateway.upstream.pool import Reply
+from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
+from gateway.settings import Table
+
+When = Literal["never", "first_login", "every_login"]
+
+
+class ProfileSettings(Table):
+    """The `[profile]` table: when display name and avatar are set from the token's claims."""
+
+    display_name: When = "first_login"
+    avatar: When = "first_login"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks: its address ("" when unknown) and the fields that tell the homeserver of it."""
+
+    address: str
+    fields: tuple[Field, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides about a login."""
+
+    verifier: Verifier
+    mapping: Mapping
+    accounts: AccountRules
+    profile: ProfileSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """Logs users in; every part is what the configuration made of it. `now` gives seconds since the epoch."""
+
+    rules: Rules
+    limits: Limits
+    accounts: Accounts
+    used_tokens: UsedTokens
+    homeserver: Homeserver
+    sessions: AppserviceSessions
+    background: Background
+    now: Callable[[], float]
+    log: Logger
+
+    async def __call__(self, request: LoginRequest, client: Client) -> Reply:
+        """Return the homeserver's answer with the session.
+
+        Raises `Refused`, or `HomeserverAnswered` where the homeserver refuses this user itself.
+        """
+        self.limits.check_address(client.address)
+        try:
+            return await self._log_in(request, client)
+        except Refused as refused:
+            if refused.status in {400, 403}:
+                self.limits.count_failure(client.address)
+            raise
+
+    async def _log_in(self, request: LoginRequest, client: Client) -> Reply:
+        now = self.now()
+        claims = verify(request.token, self.rules.verifier, now)
+        identity = identify(claims, self.rules.mapping)
+        self.limits.count_login(identity.user_id)
+        if not self.rules.verifier.rules.validate_signature:
+            self.log.warning("signature_not_checked", user_id=identity.user_id)
+        await self._use_up(claims, now)
+        account, first = await self._provide(identity, now)
+        reply = await self._open_session(account, request, client)
+        await self._note(account, identity, now, first=first)
+        self.log.info(
+            "login",
+            user_id=self._user_id(account),
+            issuer=identity.issuer,
+            first=first,
+            address=client.address,
+        )
+        return reply
+
+    async def _use_up(self, claims: Claims, now: float) -> None:
+        rules = self.rules.verifier.rules
+        if not rules.single_use:
+            return
+        issuer = claims.get("iss")
+        unused = await self.used_tokens.use(
+            issuer if isinstance(issuer, str) else "", claims["jti"], last_valid_moment(claims, rules), now
+        )
+        if not unused:
+            raise Refused(Refusal.ALREADY_USED)
+
+    async def _provide(self, identity: Identity, now: float) -> tuple[Account, bool]:
+        """Return the subject's account, which the homeserver has, and whether this made it ready."""
+        account = choose_account(await self.accounts.find(identity), identity)
+        step = next_step(account, self.rules.accounts)
+        if account is not None:
+            # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
+            check_allowed(account.localpart, self.rules.mapping.rules)
+            if step is Step.OPEN_SESSION:
+                return account, False
+        exists = False
+        if step is Step.ASK_HOMESERVER:
+            exists = await self.homeserver.exists(
+                identity.user_id if account is None else self._user_id(account)
+            )
+            # Another first login of this subject may have made the account while we asked.
+            account = choose_account(await self.accounts.find(identity), identity)
+            check_existence(account, self.rules.accounts, exists=exists)
+        if account is None:
+            account = choose_account(await self.accounts.claim(identity, int(now)), identity)
+            if account is None:
+                raise Refused(Refusal.DATABASE_UNAVAILABLE, reason="a row that was written is not there")
+        if not exists:
+            await self.homeserver.register(account.localpart)
+        await self.accounts.activate(account.localpart)
+        return account, True
+
+    async def _open_session(self, account: Account, request: LoginRequest, client: Client) -> Reply:
+        try:
+            return await self.sessions.open(account.localpart, request, client.fields)
+        except UnknownUser:
+            # The homeserver lost an account that it had: its database is new, or older than ours.
+            if not self.rules.accounts.register_user:
+                raise Refused(Refusal.USER_NOT_FOUND) from None
+        self.log.warning("account_made_again", user_id=self._user_id(account))
+        await self.homeserver.register(account.localpart)
+        try:
+            return await self.sessions.open(account.localpart, request, client.fields)
+        except UnknownUser:
+            raise Refused(
+                Refusal.HOMESERVER_REFUSES_GATEWAY,
+                reason="the homeserver does not know a user that it has just registered",
+            ) from None
+
+    async def _note(self, account: Account, identity: Identity, now: float, *, first: bool) -> None:
+        """Write down that the user was here, and set the profile; neither can fail the login any more."""
+        try:
+            await self.accounts.saw(account.localpart, int(now))
+        except Refused as refused:
+            self.log.warning("last_seen_not_written", reason=refused.reason)
+        occasions = {"every_login", "first_login"} if first else {"every_login"}
+        name = identity.display_name if self.rules.profile.display_name in occasions else None
+        avatar = identity.avatar if self.rules.profile.avatar in occasions else None
+        if avatar and not avatar.startswith("mxc://"):
+            avatar = None
+        if name or avatar:
+            self.background.leave(self._set_profile(self._user_id(account), name, avatar), "profile")
+
+    async def _set_profile(self, user_id: str, name: str | None, avatar: str | None) -> None:
+        try:
+            if name:
+                await self.homeserver.set_display_name(user_id, name)
+            if avatar:
+                await self.homeserver.set_avatar(user_id, avatar)
+        except (Refused, HomeserverAnswered) as error:
+            self.log.warning("profile_not_set", user_id=user_id, reason=str(error))
+
+    def _user_id(self, account: Account) -> str:
+        return f"@{account.localpart}:{self.rules.mapping.server_name}"

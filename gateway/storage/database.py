@@ -1,0 +1,120 @@
+"""The database: its engine and settings, and the one place where its errors become ours.
+
+Every statement is its own transaction (AUTOCOMMIT), so none stays open while something else is awaited. SQLite runs in
+WAL mode with `synchronous = FULL`: what was answered survives a power cut, and with it the facts which subject owns an
+account and which token was used.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from pydantic import field_validator
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from gateway.errors import Refusal, Refused, Unusable
+from gateway.storage import migrate
+from gateway.settings import Table
+
+# How long a login waits for the database before it answers 503, in seconds.
+_PATIENCE = 5
+
+
+class DatabaseSettings(Table):
+    """The `[database]` table."""
+
+    url: str = "sqlite:///gateway.db"
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            url = make_url(value)
+        except ArgumentError:
+            raise ValueError("not a database URL; write sqlite:///FILE") from None
+        if url.drivername != "sqlite":
+            raise ValueError("this version keeps its accounts in SQLite alone; write sqlite:///FILE")
+        if not url.database or url.database == ":memory:":
+            raise ValueError("the accounts must be kept in a file; write sqlite:///FILE")
+        return value
+
+
+class Database:
+    """An open database whose schema is up to date."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection; each statement on it commits itself. Raises `Refused` when the database can't."""
+        try:
+            async with asyncio.timeout(_PATIENCE), self._engine.connect() as connection:
+                yield connection
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:  # OSError: TimeoutError is one
+            raise Refused(
+                Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_PATIENCE
+            ) from error
+
+
+@asynccontextmanager
+async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """Open the database and bring its schema up to date; raises `Unusable` with the mend where that can't be."""
+    async with _engine(settings) as engine:
+        await _upgrade(engine)
+        yield Database(engine)
+
+
+async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:
+    """Bring the schema up to date and say what was done."""
+    async with _engine(settings) as engine:
+        return await _upgrade(engine)
+
+
+async def _upgrade(engine: AsyncEngine) -> migrate.Upgrade:
+    with _named(engine.url):
+        async with engine.begin() as connection:
+            return await connection.run_sync(migrate.upgrade)
+
+
+@contextmanager
+def _named(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError, Unusable) as error:
+        raise Unusable(f"The database {url.database} can't be used: {_describe(error)}.") from error
+
+
+def _describe(error: BaseException) -> str:
+    """Say in a few words what the driver answered, without the SQL and its values."""
+    origin = getattr(error, "orig", None) or error
+    return str(origin) or type(origin).__name__
+
+
+@asynccontextmanager
+async def _engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(
+        make_url(settings.url).set(drivername="sqlite+aiosqlite"),
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,  # saves a trip to the driver's thread for each statement
+        pool_size=4,
+        max_overflow=0,
+        pool_timeout=_PATIENCE,
+        connect_args={"timeout": _PATIENCE},
+    )
+    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()

@@ -1,0 +1,57 @@
+"""Brings the schema up to date with Alembic; refuses a newer one, and a file that is somebody else's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from gateway.errors import Unusable
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The revisions of the schema before (None: it was empty) and after."""
+
+    before: str | None
+    after: str
+
+
+def migrations_directory() -> Path:
+    """Return where the migrations are: inside the installed package, or beside it in a checkout."""
+    packaged = _PACKAGE / "migrations"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "migrations"
+
+
+def upgrade(connection: Connection) -> Upgrade:
+    """Run the migrations that are missing, all or none; several processes may try at once."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    head = scripts.get_current_head()
+    if head is None:
+        raise Unusable("this installation has no migrations; install it again")
+    before = _current_revision(connection)
+    if before == head:
+        return Upgrade(before, head)
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process upgrades, the others wait and find it done
+    before = _current_revision(connection)
+    if before not in {None, *(script.revision for script in scripts.walk_revisions())}:
+        raise Unusable(
+            f"its schema (revision {before}) is of a newer version of matrix-login-gateway; install that one again"
+        )
+    if before is None and inspect(connection).get_table_names():
+        raise Unusable("it holds the tables of another program; name another file in [database] url")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return Upgrade(before, head)
+
+
+def _current_revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()

@@ -1,0 +1,35 @@
+"""The tables as the code uses them; `migrations/` makes them, and a test compares the two."""
+
+from sqlalchemy import BigInteger, Column, MetaData, PrimaryKeyConstraint, String, Table, UniqueConstraint
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    }
+)
+
+# One row a Matrix account. Times are seconds since the epoch.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("localpart", String, primary_key=True),
+    Column("issuer", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger),
+    # The subject comes first: it is looked for whichever the issuer.
+    UniqueConstraint("subject", "issuer"),
+)
+
+# Tokens that were used, where `single_use` is on; gone when the token itself could not be used any more.
+used_tokens = Table(
+    "used_tokens",
+    metadata,
+    Column("issuer", String, nullable=False),
+    Column("token_id", String, nullable=False),
+    Column("expires_at", BigInteger, index=True),
+    PrimaryKeyConstraint("issuer", "token_id"),
+)

@@ -1,0 +1,167 @@
+"""The few Matrix calls that the gateway makes itself, as the application service, and what their answers mean.
+
+Answers are told apart by errcode, not by status: homeservers agree on hardly any status (client-server specification,
+'Application service extensions').
+"""
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from gateway.core.headers import Field
+from gateway.errors import Refusal, Refused
+from gateway.upstream.pool import Pool, PoolSettings, Reply
+
+# Where the account itself is the reason, the homeserver's own answer goes to the client.
+OWN_ANSWERS: Final = frozenset(
+    (
+        "M_USER_DEACTIVATED",
+        "M_USER_LOCKED",
+        "M_USER_SUSPENDED",
+        "M_RESOURCE_LIMIT_EXCEEDED",
+        "M_LIMIT_EXCEEDED",
+        "M_USER_AWAITING_APPROVAL",
+        "ORG.MATRIX.MSC3866.USER_AWAITING_APPROVAL",
+    )
+)
+# Software that answers `whoami?user_id=` truly for a user that is not there. Others answer 200, or make the user.
+_TRUE_WHOAMI: Final = frozenset(("Synapse", "Dendrite"))
+
+
+class HomeserverSettings(PoolSettings):
+    """The `[homeserver]` table."""
+
+    server_name: str
+
+
+class HomeserverAnswered(Exception):  # noqa: N818: an answer for the client, not an error of ours
+    """The homeserver refuses this user for a reason of its own; its answer goes to the client as it is."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        super().__init__(f"{reply.status} {reply.errcode}")
+
+
+@dataclass(frozen=True, slots=True)
+class Homeserver:
+    """The homeserver as the application service `as_token` sees it. Every call may raise `Refused`."""
+
+    pool: Pool
+    server_name: str
+    as_token: str
+
+    async def call(
+        self, method: str, target: str, body: dict[str, Any] | None = None, client: tuple[Field, ...] = ()
+    ) -> Reply:
+        """Make a call as the application service; `client` are fields that say for whom it is made."""
+        fields = [
+            (b"Host", self.pool.address.authority.encode()),
+            (b"Authorization", f"Bearer {self.as_token}".encode()),
+            (b"Content-Type", b"application/json"),
+            *client,
+        ]
+        return await self.pool.call(
+            method, target, fields, json.dumps(body).encode() if body is not None else b""
+        )
+
+    async def versions(self) -> Reply:
+        """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""
+        return await self.call("GET", "/_matrix/client/versions")
+
+    async def register(self, localpart: str) -> None:
+        """Make the account unless it is there; may be repeated."""
+        reply = await self.call(
+            "POST",
+            # Palpo lets an application service past `allow_registration = false` only with this parameter.
+            "/_matrix/client/v3/register?from_appservice=true",
+            {
+                "type": "m.login.application_service",
+                "username": localpart,
+                "inhibit_login": True,
+                # Without a password tuwunel and Conduit take the account for a guest's; nobody ever learns it.
+                "password": secrets.token_urlsafe(32),
+            },
+        )
+        if reply.status != 200 and reply.errcode != "M_USER_IN_USE":
+            raise classified(reply, "register the user")
+
+    async def exists(self, user_id: str) -> bool:
+        """Say whether the homeserver has this user, by questions that make no account on any homeserver."""
+        quoted = quote(user_id, safe="")
+        profile = await self.call("GET", f"/_matrix/client/v3/profile/{quoted}")
+        if profile.status == 200:
+            return True
+        # Synapse answers 404 also for a user whose profile is empty.
+        if await self._software() in _TRUE_WHOAMI:
+            whoami = await self.call("GET", f"/_matrix/client/v3/account/whoami?user_id={quoted}")
+            if whoami.status == 200:
+                return True
+            if whoami.errcode == "M_FORBIDDEN":
+                return False
+            raise classified(whoami, "ask for the user")
+        if profile.status == 404:
+            return False
+        raise classified(profile, "ask for the user")
+
+    async def set_display_name(self, user_id: str, name: str) -> None:
+        """Set the display name of a user."""
+        quoted = quote(user_id, safe="")
+        await self._set_profile(quoted, "displayname", {"displayname": name})
+
+    async def set_avatar(self, user_id: str, mxc: str) -> None:
+        """Set the avatar of a user to content that the media repository has (`mxc://`)."""
+        quoted = quote(user_id, safe="")
+        await self._set_profile(quoted, "avatar_url", {"avatar_url": mxc})
+
+    async def _set_profile(self, quoted: str, key: str, body: dict[str, Any]) -> None:
+        reply = await self.call("PUT", f"/_matrix/client/v3/profile/{quoted}/{key}?user_id={quoted}", body)
+        if reply.status != 200:
+            raise classified(reply, f"set the {key}")
+
+    async def _software(self) -> str:
+        reply = await self.call("GET", "/_matrix/federation/v1/version")
+        server = reply.json().get("server")
+        name = server.get("name") if isinstance(server, dict) else None
+        return name if isinstance(name, str) else ""
+
+
+def classified(reply: Reply, doing: str) -> HomeserverAnswered | Refused:
+    """Return what a refusal of the homeserver means: for the user, for the operator, or for nobody yet."""
+    if reply.errcode in OWN_ANSWERS:
+        return HomeserverAnswered(reply)
+    if reply.errcode == "M_INVALID_USERNAME":
+        return Refused(Refusal.BAD_LOCALPART, "The homeserver does not take this user name")
+    if reply.status >= 500:
+        return Refused(
+            Refusal.HOMESERVER_UNREACHABLE,
+            reason=f"could not {doing}: the homeserver failed with {reply.status} {reply.errcode}",
+        )
+    hint = _HINTS.get(reply.errcode.removeprefix("IO.ELEMENT.MSC4190."), _HINT_FORBIDDEN)
+    return Refused(
+        Refusal.HOMESERVER_REFUSES_GATEWAY,
+        reason=f"could not {doing}: the homeserver answered {reply.status} {reply.errcode}; {hint}",
+    )
+
+
+_HINT_TOKEN: Final = (
+    "it does not know the as_token: put the output of `matrix-login-gateway registration` into its registration"  # noqa: S105
+    " file and restart it"
+)
+_HINT_NAMESPACE: Final = (
+    "the user is outside the namespace of the registration: its regex must cover every user of the server"
+)
+_HINT_FORBIDDEN: Final = "check as_token, namespace and server_name of the registration file"
+_HINT_NO_LOGIN: Final = (
+    "it has no login for application services (as behind Matrix Authentication Service);"
+    ' method = "appservice" can\'t work there'
+)
+_HINTS: Final = {
+    "M_UNKNOWN_TOKEN": _HINT_TOKEN,
+    "M_MISSING_TOKEN": _HINT_TOKEN,
+    "M_UNAUTHORIZED": _HINT_TOKEN,
+    "M_EXCLUSIVE": _HINT_NAMESPACE,
+    "M_UNRECOGNIZED": _HINT_NO_LOGIN,
+    "M_APPSERVICE_LOGIN_UNSUPPORTED": _HINT_NO_LOGIN,
+}

@@ -1,0 +1,210 @@
+"""The connections to the homeserver: opened when needed, without an upper bound (100 would queue the 101st /sync),
+and kept for the next exchange.
+
+The gateway's own calls go through `Pool.call`; relayed requests use a connection of their own by `Pool.connection`.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from gateway.core import headers
+from gateway.errors import Refusal, Refused
+from gateway.upstream.wire import Broken, Connection
+from gateway.settings import Table
+
+# What a homeserver may take for one of our own calls, in seconds; Synapse makes a client that hit a limit wait 0.5 s.
+_CALL_TIMEOUT: Final = 30
+_MAX_ANSWER: Final = 1024 * 1024
+# Homeservers close idle connections after 60 s (Twisted) or later; what is kept for less is hardly ever stale.
+_MAX_IDLE: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the homeserver listens: a TCP host and port, with or without TLS, or a unix socket."""
+
+    authority: str
+    host: str = ""
+    port: int = 0
+    tls: bool = False
+    unix_path: str = ""
+
+
+class PoolSettings(Table):
+    """How the homeserver is reached: `[homeserver] url`, and `connect_timeout` in seconds."""
+
+    url: str
+    connect_timeout: float = Field(5, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        parse_address(value)
+        return value
+
+
+def parse_address(url: str) -> Address:
+    """Read `http://host:port`, `https://host` or `unix:/path`; raises ValueError with the mend."""
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError("a unix socket needs an absolute path, as in unix:/run/synapse.sock")
+        return Address(authority="localhost", unix_path=path)
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("write http://HOST:PORT, https://HOST or unix:/PATH")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
+        raise ValueError("only scheme, host and port belong here: paths are kept as clients send them")
+    tls = parts.scheme == "https"
+    return Address(
+        authority=parts.netloc, host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The homeserver's answer to a call of ours: status, end-to-end fields and the whole body."""
+
+    status: int
+    fields: list[headers.Field]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """Return the JSON object of the body, empty when it holds none."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def errcode(self) -> str:
+        """The Matrix error code, "" when there is none."""
+        errcode = self.json().get("errcode")
+        return errcode if isinstance(errcode, str) else ""
+
+
+class Pool:
+    """Connections to one homeserver. Raises `Refused` where it can't be reached."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.address = parse_address(settings.url)
+        self._connect_timeout = settings.connect_timeout
+        self._tls = ssl.create_default_context() if self.address.tls else None
+        # Since when each is idle, by the loop's clock, in that order.
+        self._idle: dict[Connection, float] = {}
+
+    @asynccontextmanager
+    async def connection(self, *, fresh: bool = False) -> AsyncIterator[Connection]:
+        """Give a connection for one exchange; it is kept afterwards if the exchange came to its `finish`."""
+        connection = None if fresh else self._take_idle()
+        if connection is None:
+            connection = await self._connect()
+        try:
+            yield connection
+        finally:
+            if connection.usable:
+                self._idle[connection] = asyncio.get_running_loop().time()
+            else:
+                connection.abort()
+
+    async def call(
+        self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b""
+    ) -> Reply:
+        """Make one call of the gateway's own and read the whole answer.
+
+        It is made again on a new connection when a kept one turns out to be closed: our calls can be repeated.
+        """
+        head = request_head(method, target.encode(), [*fields, (b"Content-Length", b"%d" % len(body))])
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                async with self.connection() as connection:
+                    try:
+                        return await _exchange(connection, method, head + body)
+                    except Broken:
+                        if not connection.stale:
+                            raise
+                async with self.connection(fresh=True) as connection:
+                    return await _exchange(connection, method, head + body)
+        except Broken as error:
+            raise Refused(
+                Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}"
+            ) from error
+        except TimeoutError as error:
+            raise Refused(
+                Refusal.HOMESERVER_TOO_SLOW, reason=f"no answer within {_CALL_TIMEOUT} s to {method} {target}"
+            ) from error
+
+    async def close(self) -> None:
+        """End the idle connections."""
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            connection.abort()
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection, since = self._idle.popitem()
+            if connection.usable and asyncio.get_running_loop().time() - since < _MAX_IDLE:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        address = self.address
+
+        def new_connection() -> Connection:
+            return Connection(loop, self._lost)
+
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                if address.unix_path:
+                    _, connection = await loop.create_unix_connection(new_connection, address.unix_path)
+                else:
+                    _, connection = await loop.create_connection(
+                        new_connection, address.host, address.port, ssl=self._tls
+                    )
+        except TimeoutError as error:
+            raise Refused(
+                Refusal.HOMESERVER_TOO_SLOW,
+                reason=f"no connection to the homeserver within {self._connect_timeout:g} s",
+            ) from error
+        except OSError as error:
+            raise Refused(
+                Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to the homeserver: {error}"
+            ) from error
+        return connection
+
+    def _lost(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+
+
+def request_head(method: str, target: bytes, fields: Sequence[headers.Field]) -> bytes:
+    """Return the octets of a request's head (RFC 9112 2.1); the parts must not hold line breaks."""
+    lines = [method.encode("ascii") + b" " + target + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in fields]
+    lines += (b"", b"")
+    return b"\r\n".join(lines)
+
+
+async def _exchange(connection: Connection, method: str, request: bytes) -> Reply:
+    connection.begin(method, request)
+    message, stream = await connection.message()
+    while message.code < 200:  # RFC 9110 15.2, interim answers
+        message, stream = await connection.message()
+    body = bytearray()
+    while chunk := await stream.readany():
+        body += chunk
+        if len(body) > _MAX_ANSWER:
+            raise Broken(f"an answer of more than {_MAX_ANSWER} bytes")
+    if not message.should_close:
+        connection.finish()
+    return Reply(message.code, headers.end_to_end(message.raw_headers), bytes(body))

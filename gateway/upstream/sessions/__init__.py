@@ -1,0 +1,1 @@
+"""The ways to get an ordinary session for a verified user, one file each."""

@@ -1,0 +1,160 @@
+"""One HTTP/1.1 connection to the homeserver (RFC 9112), on aiohttp's own C response parser.
+
+The rule of this file: it knows octets, messages and back-pressure, and nothing of pools, routes or Matrix. Memory for
+each connection is bounded by twice `READ_LIMIT` inward and by the transport's write buffer outward.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from aiohttp import StreamReader
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
+
+# Octets of an answer that wait for a slow client before the homeserver is held back.
+READ_LIMIT: Final = 2**16
+# Homeservers answer with heads far below this; it only bounds a broken one.
+_MAX_FIELD: Final = 2**16
+
+Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
+
+
+class Broken(Exception):
+    """The connection ended, or spoke something else than HTTP, before the answer was there."""
+
+
+class Connection(BaseProtocol):
+    """A connection that carries one exchange at a time; `on_lost` is called when it ends."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_lost: Callable[["Connection"], None] = lambda _: None
+    ) -> None:
+        super().__init__(loop)
+        self._on_lost = on_lost
+        self._messages: list[Message] = []
+        self._body: StreamReader | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended: BaseException | None = None
+        self._without_body = False
+        self.busy = False
+        self.reused = False
+        self.answered = False
+
+    def begin(self, method: str, head: bytes) -> None:
+        """Start an exchange by sending `head`: request line, fields and the empty line."""
+        without_body = method == "HEAD"
+        if self._parser is None or without_body or self._without_body:
+            # Only the parser's constructor can say that the answer to a HEAD has no body.
+            self._parser = HttpResponseParser(
+                self,
+                self._loop,
+                READ_LIMIT,
+                max_line_size=_MAX_FIELD,
+                max_field_size=_MAX_FIELD,
+                max_headers=1024,
+                response_with_body=not without_body,
+                read_until_eof=True,
+                auto_decompress=False,
+            )
+            self._without_body = without_body
+        self.busy = True
+        self.answered = False
+        self.write(head)
+
+    def finish(self) -> None:
+        """End an exchange whose request was sent and whose answer was read to the end."""
+        self.busy = False
+        self.reused = True
+        self._body = None
+
+    def write(self, data: bytes) -> None:
+        """Send octets; raises `Broken` when the connection is gone."""
+        if self.transport is None or self.transport.is_closing():
+            raise Broken("the connection was closed")
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the homeserver has taken enough of what was sent; raises `Broken`."""
+        try:
+            await self._drain_helper()
+        except ConnectionError as error:
+            raise Broken(str(error)) from error
+
+    async def message(self) -> Message:
+        """Wait for the next answer, interim ones (1xx) included, and its body as a stream; raises `Broken`."""
+        while not self._messages:
+            if self._ended is not None:
+                raise Broken(str(self._ended)) from self._ended
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._messages.pop(0)
+
+    @property
+    def usable(self) -> bool:
+        """Say whether an exchange can begin here."""
+        return not self.busy and self._ended is None and self.connected
+
+    @property
+    def stale(self) -> bool:
+        """Say whether it broke as a kept connection does that the homeserver had closed: without a single octet."""
+        return self.reused and not self.answered
+
+    def abort(self) -> None:
+        """End the connection at once, with what is still on its way."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; called by the transport, and with nothing when a held-back reader goes on."""
+        if self._parser is None or self._ended is not None:
+            return
+        if data and not self.busy:
+            self._fail(Broken("the homeserver sent something that nobody asked for"))
+            return
+        self.answered = self.answered or bool(data)
+        try:
+            messages, upgraded, _tail = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            self._fail(error)
+            return
+        if messages:
+            self._messages += messages
+            self._body = messages[-1][1]
+            self._wake()
+        if upgraded:
+            self._fail(Broken("the homeserver switched protocols unasked"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the running exchange: a body that ends by close is whole, any other is broken off."""
+        super().connection_lost(exc)
+        if self._ended is None:
+            self._ended = exc or ConnectionResetError("the homeserver closed the connection")
+            parser, self._parser = self._parser, None
+            try:
+                if exc is None and parser is not None:
+                    parser.feed_eof()
+                else:
+                    self._break_body(self._ended)
+            except HttpProcessingError as error:
+                self._break_body(error)
+        self._wake()
+        self._on_lost(self)
+
+    def _fail(self, error: BaseException) -> None:
+        self._ended = error
+        self._break_body(error)
+        self.abort()
+        self._wake()
+
+    def _break_body(self, error: BaseException) -> None:
+        if self._body is not None and not self._body.is_eof():
+            self._body.set_exception(Broken(str(error)))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

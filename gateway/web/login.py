@@ -1,0 +1,106 @@
+"""The login paths over HTTP: which of their requests are ours, and everything else as it came to the homeserver."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.core.flows import add_flows
+from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver
+from gateway.core.login_request import LoginRequest, parse_login
+from gateway.errors import Refusal, Refused
+from gateway.logs import Logger
+from gateway.sign_in import Client, SignIn
+from gateway.tasks import Background
+from gateway.upstream.homeserver import HomeserverAnswered
+from gateway.web.answers import homeserver_reply, refusal
+from gateway.web.relay import Relay, Relayed
+
+# What tells the homeserver who is at the other end of a login.
+_OF_THE_CLIENT = frozenset(
+    (b"user-agent", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"accept-language")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off."""
+
+    sign_in: SignIn
+    relay: Relay
+    background: Background
+    log: Logger
+    login_types: Sequence[str]
+    trusted_proxies: Sequence[Network]
+    max_login_body: int
+
+    async def flows(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
+        """Relay `GET /login` and append our flows to the answer."""
+
+        def rewrite(body: bytes) -> bytes | None:
+            return add_flows(body, self.login_types)
+
+        return await self.relay(
+            Relayed(request, target, hop, without={b"accept-encoding"}, rewrite=rewrite)
+            if self.login_types
+            else Relayed(request, target, hop)
+        )
+
+    async def log_in(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
+        """Answer a JWT login; any other body goes to the homeserver, the same octets."""
+        if not self.login_types or "Content-Encoding" in request.headers or self._is_large(request):
+            return await self.relay(Relayed(request, target, hop))
+        expects = request.headers.get("Expect", "").lower() == "100-continue"
+        if expects and request.version >= (1, 1) and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = await self._read(request)
+        try:
+            login = parse_login(body, self.login_types) if len(body) <= self.max_login_body else None
+        except Refused as refused:
+            return self._refuse(refused, request, hop)
+        if login is None:
+            return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
+        return await self._sign_in(login, request, hop)
+
+    async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, hop: Hop) -> web.Response:
+        # A client that goes away must not leave a login half done; the calls in it are bounded in time.
+        exchange = self.background.spawn(self.sign_in(login, self._client(request, hop)), "login")
+        try:
+            return homeserver_reply(await asyncio.shield(exchange))
+        except HomeserverAnswered as answered:
+            self.log.info("login_refused", refusal="by_homeserver", reason=str(answered))
+            return homeserver_reply(answered.reply)
+        except Refused as refused:
+            return self._refuse(refused, request, hop)
+
+    def _refuse(self, refused: Refused, request: web.BaseRequest, hop: Hop) -> web.Response:
+        address = client_address(request.raw_headers, hop, self.trusted_proxies)
+        say = self.log.warning if refused.status >= 500 else self.log.info
+        say("login_refused", refusal=refused.refusal.name.lower(), reason=refused.reason, address=address)
+        return refusal(refused)
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """Read the body, and no more of it than shows that it is too large."""
+        body = bytearray()
+        try:
+            while len(body) <= self.max_login_body and (chunk := await request.content.readany()):
+                body += chunk
+        except web.RequestPayloadError as error:
+            raise Refused(Refusal.BAD_REQUEST, "The request body broke off") from error
+        return bytes(body)
+
+    def _is_large(self, request: web.BaseRequest) -> bool:
+        return (request.content_length or 0) > self.max_login_body
+
+    def _client(self, request: web.BaseRequest, hop: Hop) -> Client:
+        fields: list[Field] = to_homeserver(request.raw_headers, hop)
+        return Client(
+            address=self._limited_address(request, hop),
+            fields=tuple(field for field in fields if field[0].lower() in _OF_THE_CLIENT),
+        )
+
+    def _limited_address(self, request: web.BaseRequest, hop: Hop) -> str:
+        address = client_address(request.raw_headers, hop, self.trusted_proxies)
+        # A trusted proxy that does not say for whom it asks stands for all its clients.
+        return "" if hop.trusted and address == hop.peer else address

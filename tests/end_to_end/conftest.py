@@ -1,0 +1,146 @@
+"""One real Synapse for the whole run, with our application service and a server administrator.
+
+Rule: tests share it, so each makes users of its own (fixture `localpart`) and changes nothing of others.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import importlib.util
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from gateway.cli.synapse import RATE_LIMITS_OFF, SynapseSettings, running_synapse
+
+SERVER_NAME = "example.org"
+AS_TOKEN = "a5" * 32
+HS_TOKEN = "b6" * 32
+SHARED_SECRET = "c7" * 32
+
+REGISTRATION = {
+    "id": "matrix-login-gateway",
+    "url": None,
+    "as_token": AS_TOKEN,
+    "hs_token": HS_TOKEN,
+    "sender_localpart": "_login_gateway",
+    "rate_limited": False,
+    "namespaces": {
+        "users": [{"exclusive": False, "regex": r"^@.*:example\.org$"}],
+        "aliases": [],
+        "rooms": [],
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What Synapse said."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def outcome(self) -> tuple[int, str | None]:
+        """Status and errcode, which is what our code classifies by."""
+        return self.status, self.body.get("errcode")
+
+
+@dataclasses.dataclass(frozen=True)
+class RealSynapse:
+    """The running homeserver and what a test asks of it."""
+
+    url: str
+    as_token: str = AS_TOKEN
+    admin_token: str = ""
+    server_name: str = SERVER_NAME
+
+    def user_id(self, localpart: str) -> str:
+        return f"@{localpart}:{self.server_name}"
+
+    async def call(
+        self, method: str, target: str, token: str | None = None, body: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """Ask; `target` goes out as it is, `token` as Bearer token."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        url = URL(self.url + target, encoded=True)
+        async with (
+            aiohttp.ClientSession() as client,
+            client.request(method, url, headers=headers, json=body) as answer,
+        ):
+            return Answer(answer.status, await answer.json())
+
+    async def register(self, localpart: str, token: str | None = None) -> Answer:
+        """Make an account as the application service."""
+        body = {"type": "m.login.application_service", "username": localpart, "inhibit_login": True}
+        return await self.call("POST", "/_matrix/client/v3/register", token or self.as_token, body)
+
+    async def log_in(self, localpart: str, token: str | None = None, **members: Any) -> Answer:
+        """Open a session as the application service."""
+        identifier = {"type": "m.id.user", "user": localpart}
+        body = {"type": "m.login.application_service", "identifier": identifier, **members}
+        return await self.call("POST", "/_matrix/client/v3/login", token or self.as_token, body)
+
+    async def whoami(self, token: str) -> Answer:
+        return await self.call("GET", "/_matrix/client/v3/account/whoami", token)
+
+    async def deactivate(self, user_id: str) -> None:
+        target = f"/_synapse/admin/v1/deactivate/{quote(user_id, safe='')}"
+        answer = await self.call("POST", target, self.admin_token, {"erase": False})
+        assert answer.status == 200, answer
+
+    async def lock(self, user_id: str, *, locked: bool = True) -> None:
+        target = f"/_synapse/admin/v2/users/{quote(user_id, safe='')}"
+        answer = await self.call("PUT", target, self.admin_token, {"locked": locked})
+        assert answer.status == 200, answer
+
+
+async def _administrator(synapse: RealSynapse) -> RealSynapse:
+    target = "/_synapse/admin/v1/register"
+    nonce: str = (await synapse.call("GET", target)).body["nonce"]
+    name, password = "administrator", secrets.token_hex(16)
+    text = f"{nonce}\0{name}\0{password}\0admin"
+    mac = hmac.new(SHARED_SECRET.encode(), text.encode(), hashlib.sha1).hexdigest()
+    body = {"nonce": nonce, "username": name, "password": password, "admin": True, "mac": mac}
+    answer = await synapse.call("POST", target, body=body)
+    assert answer.status == 200, answer
+    return dataclasses.replace(synapse, admin_token=answer.body["access_token"])
+
+
+@pytest.fixture(scope="session")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    if importlib.util.find_spec("synapse") is None and os.environ.get("CI") != "true":
+        pytest.skip("matrix-synapse is not installed")
+    directory: Path = tmp_path_factory.mktemp("synapse")
+    registration = directory / "registration.yaml"
+    registration.write_text(json.dumps(REGISTRATION))
+    settings = SynapseSettings(
+        server_name=SERVER_NAME,
+        app_services=(registration,),
+        extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET},
+    )
+    # A loop of its own, for each test has another one, and not set as the thread's, for that is
+    # pytest-asyncio's business. It stands still while tests run: Synapse needs nothing of it.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        stack = contextlib.AsyncExitStack()
+        started = runner.run(stack.enter_async_context(running_synapse(directory, settings)))
+        try:
+            yield runner.run(_administrator(RealSynapse(started.url)))
+        finally:
+            runner.run(stack.aclose())
+
+
+@pytest.fixture
+def localpart() -> str:
+    """A name that no other test has."""
+    return f"user-{secrets.token_hex(6)}"
