@@ -174,9 +174,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     return places
 
 
-def _override(
-    table: dict[str, Any], environment: Mapping[str, str], places: dict[tuple[str, ...], str]
-) -> None:
+def _override(table: dict[str, Any], environment: Mapping[str, str], places: dict[tuple[str, ...], str]) -> None:
     for name, value in sorted(environment.items()):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -228,9 +226,7 @@ def _fields_of(keys: tuple[str, ...]) -> dict[str, Any]:
 
 def _problem(details: ErrorDetails, path: Path, places: Mapping[tuple[str, ...], str]) -> str:
     keys = tuple(str(key) for key in details["loc"] if not isinstance(key, int))
-    place = next(
-        (places[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in places), str(path)
-    )
+    place = next((places[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in places), str(path))
     return f"{place}: {_key_name(keys)}: {_explanation(details, keys)}"
 
 
@@ -307,9 +303,7 @@ class _Build:
         if jwt.secret:
             self._warn_readable(self._path, "holds a secret")
         return jwt.secret or [
-            text
-            for name in jwt.secret_file
-            if (text := self._read_secret(("jwt", "secret_file"), name)) is not None
+            text for name in jwt.secret_file if (text := self._read_secret(("jwt", "secret_file"), name)) is not None
         ]
 
     def _key_set(self, secrets: list[str]) -> KeySet:
@@ -396,9 +390,7 @@ class _Build:
         def expand(match: re.Match[str]) -> str:
             value = self._environment.get(match[1])
             if value is None:
-                self._report(
-                    keys, f"${{{match[1]}}} is not set in the environment; systemd sets it for a service"
-                )
+                self._report(keys, f"${{{match[1]}}} is not set in the environment; systemd sets it for a service")
             return value or ""
 
         known = len(self._problems)
@@ -442,11 +434,7 @@ class _Build:
 
     def _report(self, keys: tuple[str, ...], text: str) -> None:
         place = next(
-            (
-                self._places[keys[:length]]
-                for length in range(len(keys), 0, -1)
-                if keys[:length] in self._places
-            ),
+            (self._places[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in self._places),
             str(self._path),
         )
         self._problems.append(f"{place}: {_key_name(keys)}: {text}")

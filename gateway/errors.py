@@ -74,9 +74,7 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.HOMESERVER_REFUSES_GATEWAY: Answer(
         502, "M_UNKNOWN", "The login gateway is not set up for this homeserver"
     ),
-    Refusal.DATABASE_UNAVAILABLE: Answer(
-        503, "M_UNKNOWN", "Login with a token is not available for the moment"
-    ),
+    Refusal.DATABASE_UNAVAILABLE: Answer(503, "M_UNKNOWN", "Login with a token is not available for the moment"),
     Refusal.BAD_REQUEST: Answer(400, "M_UNKNOWN", "{}"),
     Refusal.METHOD_NOT_ALLOWED: Answer(405, "M_UNRECOGNIZED", "Method not allowed"),
 }

@@ -130,9 +130,7 @@ class SignIn:
                 return account, False
         exists = False
         if step is Step.ASK_HOMESERVER:
-            exists = await self.homeserver.exists(
-                identity.user_id if account is None else self._user_id(account)
-            )
+            exists = await self.homeserver.exists(identity.user_id if account is None else self._user_id(account))
             # Another first login of this subject may have made the account while we asked.
             account = choose_account(await self.accounts.find(identity), identity)
             check_existence(account, self.rules.accounts, exists=exists)

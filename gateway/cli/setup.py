@@ -38,9 +38,7 @@ def registration(path: Path) -> None:
     configuration = load(path)
     if not configuration.as_token:
         raise Unusable("There is no as_token in the configuration; `matrix-login-gateway init` makes one.")
-    click.echo(
-        registration_yaml(configuration.as_token, configuration.settings.homeserver.server_name), nl=False
-    )
+    click.echo(registration_yaml(configuration.as_token, configuration.settings.homeserver.server_name), nl=False)
 
 
 @click.command()

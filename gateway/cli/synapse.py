@@ -190,9 +190,7 @@ def _spawn(log_path: Path) -> subprocess.Popen[bytes]:
         )
 
 
-async def _until_ready(
-    process: subprocess.Popen[bytes], url: str, progress: Callable[[float], None] | None
-) -> None:
+async def _until_ready(process: subprocess.Popen[bytes], url: str, progress: Callable[[float], None] | None) -> None:
     """Return when Synapse answers or has ended."""
     clock = asyncio.get_running_loop().time
     began = clock()

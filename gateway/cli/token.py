@@ -121,9 +121,7 @@ class _Explanation:
         self._run("user id", lambda: identity.check_localpart(localpart, mapping), str)
         self._run("allow and deny", lambda: identity.check_allowed(localpart, mapping.rules))
 
-    def _run(
-        self, name: str, check: Callable[[], T], says: Callable[[T], str] = lambda _: ""
-    ) -> T | None:
+    def _run(self, name: str, check: Callable[[], T], says: Callable[[T], str] = lambda _: "") -> T | None:
         try:
             result = check()
         except Refused as refused:

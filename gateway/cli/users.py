@@ -38,10 +38,7 @@ def list_users(path: Path, *, as_json: bool) -> None:
     listing = table("user", "state", "subject", "issuer", "made", "last seen")
     for row in rows:
         listing.add_row(
-            *(
-                _cell(row[key])
-                for key in ("user_id", "state", "subject", "issuer", "created_at", "last_seen_at")
-            )
+            *(_cell(row[key]) for key in ("user_id", "state", "subject", "issuer", "created_at", "last_seen_at"))
         )
     stdout.print(listing)
 

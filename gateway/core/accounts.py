@@ -69,9 +69,7 @@ def choose_account(rows: list[Account], identity: Identity) -> Account | None:
 
 def _owns(row: Account, identity: Identity) -> bool:
     # An empty issuer: `iss` was not looked at then, or is not now, so the keys alone spoke for the subject.
-    return row.subject == identity.subject and (
-        row.issuer == identity.issuer or "" in {row.issuer, identity.issuer}
-    )
+    return row.subject == identity.subject and (row.issuer == identity.issuer or "" in {row.issuer, identity.issuer})
 
 
 def next_step(account: Account | None, rules: AccountRules) -> Step:

@@ -138,9 +138,7 @@ class Mapping:
     template: Template
 
     @classmethod
-    def of(
-        cls, rules: IdentityRules, claims: ClaimNames, server_name: str, *, issuer_matters: bool
-    ) -> "Mapping":
+    def of(cls, rules: IdentityRules, claims: ClaimNames, server_name: str, *, issuer_matters: bool) -> "Mapping":
         """Build the mapping, its template parsed once."""
         return cls(rules, claims, server_name, issuer_matters, parse_template(rules.localpart))
 
@@ -215,9 +213,7 @@ def fill_template(claims: Claims, subject: str, mapping: Mapping) -> str:
             match = part.expression.fullmatch(value)
             value = match[1] if match else None
             if not value:
-                raise Refused(
-                    Refusal.BAD_LOCALPART, f"The claim '{part.claim}' does not have the expected form"
-                )
+                raise Refused(Refusal.BAD_LOCALPART, f"The claim '{part.claim}' does not have the expected form")
         filled.append(value)
     return "".join(filled)
 
@@ -243,9 +239,7 @@ def check_localpart(localpart: str, mapping: Mapping) -> str:
     if not localpart:
         raise Refused(Refusal.BAD_LOCALPART, "The user name is empty")
     if not _ALLOWED.issuperset(localpart):
-        raise Refused(
-            Refusal.BAD_LOCALPART, "A user name can only contain the characters a-z, 0-9 and ._=/+-"
-        )
+        raise Refused(Refusal.BAD_LOCALPART, "A user name can only contain the characters a-z, 0-9 and ._=/+-")
     if localpart.startswith("_"):
         raise Refused(Refusal.BAD_LOCALPART, "A user name may not begin with an underscore")
     if localpart.isdigit():

@@ -23,9 +23,7 @@ from gateway.errors import ConfigurationError
 
 Format: TypeAlias = Literal["HMAC", "B64HMAC", "ECDSA", "RSA", "EDDSA"]
 Key: TypeAlias = OctKey | RSAKey | ECKey | OKPKey
-PublicKey: TypeAlias = (
-    rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
-)
+PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
 
 # RFC 7518 3.2: a key of the same size as the hash output or larger.
 MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -112,9 +110,7 @@ def _algorithm_problems(key_format: Format, algorithms: list[str]) -> list[str]:
     return problems
 
 
-def _hmac_key(
-    key_format: Format, secret: str, algorithms: list[str], *, allow_weak_secret: bool
-) -> VerificationKey:
+def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_weak_secret: bool) -> VerificationKey:
     if not secret.strip():
         raise ValueError("it is empty; make one with `openssl rand -base64 48`")
     if secret.lstrip().startswith(("-----BEGIN", "ssh-")):
@@ -176,9 +172,7 @@ def _load_pem(pem: str) -> PublicKey:
             " `openssl pkey -in private.pem -pubout`"
         )
     if len(labels) > 1:
-        raise ValueError(
-            f"there are {len(labels)} PEM blocks; give one key or certificate, or a list of files"
-        )
+        raise ValueError(f"there are {len(labels)} PEM blocks; give one key or certificate, or a list of files")
     try:
         if labels == ["CERTIFICATE"]:
             key: object = x509.load_pem_x509_certificate(pem.strip().encode()).public_key()

@@ -6,9 +6,7 @@ The homeserver matches its paths undecoded too (seen on Synapse), so a variant s
 import enum
 from typing import Final
 
-LOGIN_PATHS: Final = frozenset(
-    f"/_matrix/client/{version}/login" for version in ("v3", "r0", "unstable", "api/v1")
-)
+LOGIN_PATHS: Final = frozenset(f"/_matrix/client/{version}/login" for version in ("v3", "r0", "unstable", "api/v1"))
 
 
 class Route(enum.Enum):

@@ -56,9 +56,7 @@ class Database:
             async with asyncio.timeout(_PATIENCE), self._engine.connect() as connection:
                 yield connection
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:  # OSError: TimeoutError is one
-            raise Refused(
-                Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_PATIENCE
-            ) from error
+            raise Refused(Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_PATIENCE) from error
 
 
 @asynccontextmanager

@@ -62,9 +62,7 @@ class Homeserver:
             (b"Content-Type", b"application/json"),
             *client,
         ]
-        return await self.pool.call(
-            method, target, fields, json.dumps(body).encode() if body is not None else b""
-        )
+        return await self.pool.call(method, target, fields, json.dumps(body).encode() if body is not None else b"")
 
     async def versions(self) -> Reply:
         """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""

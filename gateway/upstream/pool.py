@@ -64,9 +64,7 @@ def parse_address(url: str) -> Address:
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
         raise ValueError("only scheme, host and port belong here: paths are kept as clients send them")
     tls = parts.scheme == "https"
-    return Address(
-        authority=parts.netloc, host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls
-    )
+    return Address(authority=parts.netloc, host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +114,7 @@ class Pool:
             else:
                 connection.abort()
 
-    async def call(
-        self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b""
-    ) -> Reply:
+    async def call(self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b"") -> Reply:
         """Make one call of the gateway's own and read the whole answer.
 
         It is made again on a new connection when a kept one turns out to be closed: our calls can be repeated.
@@ -135,9 +131,7 @@ class Pool:
                 async with self.connection(fresh=True) as connection:
                     return await _exchange(connection, method, head + body)
         except Broken as error:
-            raise Refused(
-                Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}"
-            ) from error
+            raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}") from error
         except TimeoutError as error:
             raise Refused(
                 Refusal.HOMESERVER_TOO_SLOW, reason=f"no answer within {_CALL_TIMEOUT} s to {method} {target}"

@@ -197,9 +197,7 @@ async def listening(gateway: Gateway) -> AsyncIterator[Sequence[str]]:
 
 
 @asynccontextmanager
-async def sites(
-    server: web.Server, addresses: Sequence[str], drain_timeout: float
-) -> AsyncIterator[Sequence[str]]:
+async def sites(server: web.Server, addresses: Sequence[str], drain_timeout: float) -> AsyncIterator[Sequence[str]]:
     """Serve `server` on `addresses`; raises `Unusable` for one that can't be had."""
     # aiohttp waits this long twice: for the handlers, then for what they still send.
     runner = web.ServerRunner(server, shutdown_timeout=drain_timeout / 2)

@@ -202,9 +202,7 @@ async def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
                 pytest.fail("the port is taken")
 
 
-async def test_a_missing_package_is_told_with_the_mend(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_package_is_told_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "synapse", None)  # Python's own way to say "not installed"
     with pytest.raises(SynapseError, match=r"pip install 'matrix-login-gateway\[demo\]'"):
         async with running_synapse(tmp_path, SynapseSettings()):

@@ -150,9 +150,7 @@ class Edge:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Connection]:
         context = ssl.create_default_context(cafile=self.certificate)
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", self.port, ssl=context, server_hostname=NAME
-        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=NAME)
         try:
             yield Connection(reader, writer)
         finally:
@@ -229,8 +227,7 @@ def command_line(kind: str, folder: Path, snippet: str) -> list[str]:
         files = ["-f", str(folder / "global.conf"), "-f", str(folder / "snippet.conf")]
         return [program("haproxy"), "-dW", "-db", *files]
     temporary = "".join(
-        f"{name}_temp_path {folder}/{name};\n"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
         f"daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr;\nevents {{}}\n"

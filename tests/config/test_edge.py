@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from running_edge import (
+from tests.config.running_edge import (
     MEDIA,
     NAME,
     Edge,

@@ -11,14 +11,12 @@ from urllib.parse import quote
 import pytest
 
 if typing.TYPE_CHECKING:
-    from conftest import RealSynapse
+    from tests.end_to_end.conftest import RealSynapse
 
 NOBODYS_TOKEN = "00" * 32
 
 
-async def test_a_second_registration_says_that_the_user_exists(
-    synapse: "RealSynapse", localpart: str
-) -> None:
+async def test_a_second_registration_says_that_the_user_exists(synapse: "RealSynapse", localpart: str) -> None:
     first = await synapse.register(localpart)
 
     assert (first.status, first.body["user_id"]) == (200, synapse.user_id(localpart))
@@ -53,9 +51,7 @@ async def test_a_login_gives_a_session_on_the_wanted_device(synapse: "RealSynaps
     assert who.body["user_id"] == synapse.user_id(localpart)
 
 
-async def test_a_login_has_no_well_known_without_public_baseurl(
-    synapse: "RealSynapse", localpart: str
-) -> None:
+async def test_a_login_has_no_well_known_without_public_baseurl(synapse: "RealSynapse", localpart: str) -> None:
     await synapse.register(localpart)
     session = await synapse.log_in(localpart)
 
@@ -88,9 +84,7 @@ async def test_a_deactivated_name_stays_taken(synapse: "RealSynapse", localpart:
     assert (await synapse.register(localpart)).outcome == (400, "M_USER_IN_USE")
 
 
-async def test_a_login_of_a_locked_user_is_401_with_soft_logout(
-    synapse: "RealSynapse", localpart: str
-) -> None:
+async def test_a_login_of_a_locked_user_is_401_with_soft_logout(synapse: "RealSynapse", localpart: str) -> None:
     await synapse.register(localpart)
     await synapse.lock(synapse.user_id(localpart))
     refusal = await synapse.log_in(localpart)
@@ -116,9 +110,7 @@ async def test_the_profile_of_an_unknown_user_is_404_unknown(
     assert answer.outcome == (404, "M_UNKNOWN")
 
 
-async def test_the_profile_of_a_new_user_names_him_by_the_localpart(
-    synapse: "RealSynapse", localpart: str
-) -> None:
+async def test_the_profile_of_a_new_user_names_him_by_the_localpart(synapse: "RealSynapse", localpart: str) -> None:
     await synapse.register(localpart)
     target = f"/_matrix/client/v3/profile/{quote(synapse.user_id(localpart), safe='')}"
     answer = await synapse.call("GET", target)

@@ -1,0 +1,227 @@
+"""Logins a second, side by side in one run against the same Synapse: straight as the application service, by Synapse's
+own JWT login, and by JWT through the gateway.
+
+    python -m tests.benchmarks.login [--logins N] [--rounds N] [--json FILE]
+
+The three take turns in short rounds, so that a machine whose speed drifts slows all of them alike. Every login makes a
+new device for a user that exists. A benchmark, not a test: it judges nothing.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import toml
+import uvloop
+from joserfc import jwt
+from joserfc.jwk import OctKey
+from rich.console import Console
+from rich.table import Table
+
+from gateway.cli.synapse import RATE_LIMITS_OFF, SynapseSettings, running_synapse
+from gateway.cli.templates import registration_yaml
+
+SERVER_NAME = "bench.localhost"
+USERS = [f"user{number}" for number in range(16)]
+AS_TOKEN = secrets.token_hex(32)
+SECRET = secrets.token_urlsafe(48)
+
+Body = Callable[[str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to log in: where, with which body and fields."""
+
+    name: str
+    url: str
+    body: Body
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one way did with `at_once` clients: medians over the rounds; milliseconds."""
+
+    way: str
+    at_once: int
+    logins_per_second: float
+    p50: float
+    p99: float
+
+
+def mint(user: str) -> str:
+    now = int(time.time())
+    claims = {"sub": user, "iat": now, "exp": now + 3600}
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET), algorithms=["HS256"])
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logins", type=int, default=160, help="logins a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        registration = directory / "registration.yaml"
+        registration.write_text(registration_yaml(AS_TOKEN, SERVER_NAME))
+        settings = SynapseSettings(
+            server_name=SERVER_NAME,
+            app_services=(registration,),
+            extra={
+                **RATE_LIMITS_OFF,
+                "jwt_config": {"enabled": True, "secret": SECRET, "algorithm": "HS256"},
+            },
+        )
+        async with running_synapse(directory / "synapse", settings) as synapse:
+            async with running_gateway(directory, synapse.url) as (url, pid):
+                figures, cost = await measure(ways(synapse.url, url), pid, arguments.logins, arguments.rounds)
+    show(figures, cost)
+    if arguments.json:
+        rows = [asdict(figure) for figure in figures]
+        arguments.json.write_text(json.dumps({"logins": rows, "gateway_cpu_ms_per_login": cost}, indent=2))
+
+
+def ways(synapse_url: str, gateway_url: str) -> list[Way]:
+    tokens = {user: mint(user) for user in USERS}
+
+    def appservice(user: str) -> dict[str, Any]:
+        return {"type": "m.login.application_service", "identifier": {"type": "m.id.user", "user": user}}
+
+    def with_token(user: str) -> dict[str, Any]:
+        return {"type": "org.matrix.login.jwt", "token": tokens[user]}
+
+    return [
+        Way("(a) appservice, straight", synapse_url, appservice, {"Authorization": f"Bearer {AS_TOKEN}"}),
+        Way("(b) Synapse's own JWT", synapse_url, with_token, {}),
+        Way("(c) JWT through the gateway", gateway_url, with_token, {}),
+    ]
+
+
+@asynccontextmanager
+async def running_gateway(directory: Path, homeserver: str) -> AsyncIterator[tuple[str, int]]:
+    path = directory / "gateway.toml"
+    socket_free = "127.0.0.1:18010"
+    configuration = {
+        "server": {"listen": [socket_free], "admin_listen": ""},
+        "homeserver": {"url": homeserver, "server_name": SERVER_NAME},
+        "session": {"as_token": AS_TOKEN},
+        "jwt": {"secret": SECRET},
+        "limits": {"logins_per_user": {"burst": 0, "refill": 1}},
+        "database": {"url": "sqlite:///gateway.db"},
+        "log": {"level": "info"},
+    }
+    path.write_text(toml.dumps(configuration))
+    with (directory / "gateway.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", "serve", "-c", str(path), stdout=log, stderr=log
+        )
+    url = f"http://{socket_free}"
+    try:
+        await until_ready(url)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def until_ready(url: str) -> None:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as client:
+        while True:
+            try:
+                async with client.get(f"{url}/_matrix/client/versions"):
+                    return
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)
+
+
+async def measure(three: list[Way], pid: int, logins: int, rounds: int) -> tuple[list[Figures], float]:
+    console = Console(stderr=True)
+    samples: dict[tuple[str, int], list[tuple[float, list[float]]]] = {}
+    spent, counted = 0.0, 0
+    for user in USERS:  # makes them, through the gateway
+        await one_round(three[2], 1, [user])
+    for number in range(1 + rounds):
+        for at_once in (1, 16):
+            for way in three:
+                console.print(f"round {number}/{rounds}, {at_once:2} at once, {way.name}", end="\r")
+                users = [USERS[index % len(USERS)] for index in range(logins if at_once > 1 else logins // 4)]
+                before = processor_seconds(pid)
+                result = await one_round(way, at_once, users)
+                if number == 0:
+                    continue  # warm-up
+                samples.setdefault((way.name, at_once), []).append(result)
+                if way is three[2]:
+                    spent += processor_seconds(pid) - before
+                    counted += len(users)
+    console.print(" " * 70, end="\r")
+    return [summary(name, at_once, found) for (name, at_once), found in samples.items()], spent / counted * 1000
+
+
+async def one_round(way: Way, at_once: int, users: list[str]) -> tuple[float, list[float]]:
+    """Return logins a second and the milliseconds of each."""
+    pending = iter(users)
+    times: list[float] = []
+
+    async with aiohttp.ClientSession(way.url, headers=way.headers) as client:
+
+        async def work() -> None:
+            for user in pending:
+                began = time.perf_counter()
+                async with client.post("/_matrix/client/v3/login", json=way.body(user)) as response:
+                    answer = await response.read()
+                    if response.status != 200:
+                        raise SystemExit(f"{way.name}: {response.status} {answer.decode()}")
+                times.append((time.perf_counter() - began) * 1000)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(at_once)))
+        return len(users) / (time.perf_counter() - began), times
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process so far (proc(5): fields 14 and 15 of stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def summary(name: str, at_once: int, found: list[tuple[float, list[float]]]) -> Figures:
+    times = sorted(value for _, values in found for value in values)
+    rate = statistics.median(rate for rate, _ in found)
+    return Figures(name, at_once, round(rate, 1), round(at(times, 0.5), 2), round(at(times, 0.99), 2))
+
+
+def at(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def show(figures: list[Figures], cost: float) -> None:
+    table = Table("way", "at once", "logins/s", "p50 ms", "p99 ms")
+    for figure in sorted(figures, key=lambda figure: (figure.at_once, figure.way)):
+        table.add_row(
+            figure.way, *(str(value) for value in (figure.at_once, figure.logins_per_second, figure.p50, figure.p99))
+        )
+    console = Console()
+    console.print(table)
+    rates = {figure.way[:3]: figure.logins_per_second for figure in figures if figure.at_once == 16}
+    console.print(
+        f"16 at once: (c)/(a) = {rates['(c)'] / rates['(a)']:.2f}, (c)/(b) = {rates['(c)'] / rates['(b)']:.2f}; "
+        f"the gateway's processor time: {cost:.2f} ms per login"
+    )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
