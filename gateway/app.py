@@ -16,6 +16,7 @@ from gateway.logs import Logger, get_logger
 from gateway.sign_in import Rules, SignIn
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import Database, open_database
+from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
@@ -84,10 +85,12 @@ def _sign_in(
         accounts=configuration.account_rules,
         profile=settings.profile,
     )
+    accounts = Accounts(database)
     return SignIn(
         rules=rules,
         limits=Limits(settings.limits),
-        accounts=Accounts(database),
+        accounts=accounts,
+        last_seen=LastSeen(accounts, background),
         used_tokens=UsedTokens(database),
         homeserver=homeserver,
         sessions=AppserviceSessions(homeserver),

@@ -26,6 +26,7 @@ from gateway.errors import Refusal, Refused
 from gateway.limits import Limits
 from gateway.logs import Logger
 from gateway.storage.accounts import Accounts
+from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
@@ -68,6 +69,7 @@ class SignIn:
     rules: Rules
     limits: Limits
     accounts: Accounts
+    last_seen: LastSeen
     used_tokens: UsedTokens
     homeserver: Homeserver
     sessions: AppserviceSessions
@@ -98,7 +100,8 @@ class SignIn:
         await self._use_up(claims, now)
         account, first = await self._provide(identity, now)
         reply = await self._open_session(account, request, client)
-        await self._note(account, identity, now, first=first)
+        self.last_seen.note(account.localpart, now)
+        self._set_profile_beside(account, identity, first=first)
         self.log.info(
             "login",
             user_id=self._user_id(account),
@@ -160,12 +163,8 @@ class SignIn:
                 reason="the homeserver does not know a user that it has just registered",
             ) from None
 
-    async def _note(self, account: Account, identity: Identity, now: float, *, first: bool) -> None:
-        """Write down that the user was here, and set the profile; neither can fail the login any more."""
-        try:
-            await self.accounts.saw(account.localpart, int(now))
-        except Refused as refused:
-            self.log.warning("last_seen_not_written", reason=refused.reason)
+    def _set_profile_beside(self, account: Account, identity: Identity, *, first: bool) -> None:
+        """Set the profile beside the answer: it neither slows nor fails a login."""
         occasions = {"every_login", "first_login"} if first else {"every_login"}
         name = identity.display_name if self.rules.profile.display_name in occasions else None
         avatar = identity.avatar if self.rules.profile.avatar in occasions else None

@@ -9,6 +9,7 @@ import binascii
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from joserfc.errors import BadSignatureError, JoseError, UnsupportedAlgorithmError
@@ -95,7 +96,7 @@ def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> byt
         raise Refused(Refusal.UNSUPPORTED_ALGORITHM, name)
     for segment in token.split("."):
         _from_base64url(segment)
-    registry = _Registry(key_set.algorithms)
+    registry = _registry(key_set.algorithms)
     for key in key_set.candidates(algorithm):
         try:
             return deserialize_compact(token, key, registry=registry).payload or b""
@@ -129,6 +130,11 @@ class _Registry(JWSRegistry):
         if not self.allowed or name not in self.allowed:
             raise UnsupportedAlgorithmError(name)
         return self.algorithms[name]
+
+
+@lru_cache(maxsize=64)
+def _registry(algorithms: frozenset[str]) -> _Registry:
+    return _Registry(algorithms)
 
 
 def read_claims(payload: bytes) -> Claims:

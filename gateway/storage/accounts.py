@@ -3,13 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, or_, select, update
+from sqlalchemy import Row, Select, bindparam, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from gateway.core.accounts import Account, State
 from gateway.core.identity import Identity
 from gateway.storage.database import Database
 from gateway.storage.schema import accounts
+
+# Built once: building a statement costs more than running it.
+_FIND = select(accounts).where(
+    or_(accounts.c.localpart == bindparam("localpart"), accounts.c.subject == bindparam("subject"))
+)
+_GET = select(accounts).where(accounts.c.localpart == bindparam("localpart"))
+_SAW = (
+    update(accounts)
+    .where(accounts.c.localpart == bindparam("of_localpart"))
+    .values(last_seen_at=bindparam("seen_at"))
+)
 
 
 class Accounts:
@@ -20,11 +31,7 @@ class Accounts:
 
     async def find(self, identity: Identity) -> list[Account]:
         """Return the rows that have this identity's localpart or its subject."""
-        return await self._rows(
-            select(accounts).where(
-                or_(accounts.c.localpart == identity.localpart, accounts.c.subject == identity.subject)
-            )
-        )
+        return await self._rows(_FIND, localpart=identity.localpart, subject=identity.subject)
 
     async def claim(self, identity: Identity, now: int) -> list[Account]:
         """Write a pending row unless the localpart or the subject has one, and return what `find` then finds."""
@@ -37,6 +44,7 @@ class Accounts:
                     subject=identity.subject,
                     state=State.PENDING,
                     created_at=now,
+                    last_seen_at=now,
                 )
                 .on_conflict_do_nothing()
             )
@@ -51,25 +59,24 @@ class Accounts:
                 .values(state=State.ACTIVE)
             )
 
-    async def saw(self, localpart: str, now: int) -> None:
-        """Note that the user logged in."""
-        async with self._database.connect() as connection:
-            await connection.execute(
-                update(accounts).where(accounts.c.localpart == localpart).values(last_seen_at=now)
-            )
+    async def saw(self, seen_at: dict[str, int]) -> None:
+        """Note when users logged in, by their localparts, in one transaction."""
+        rows = [{"of_localpart": localpart, "seen_at": moment} for localpart, moment in seen_at.items()]
+        async with self._database.transaction() as connection:
+            await connection.execute(_SAW, rows)
 
     async def get(self, localpart: str) -> Account | None:
         """Return one account by its localpart."""
-        rows = await self._rows(select(accounts).where(accounts.c.localpart == localpart))
+        rows = await self._rows(_GET, localpart=localpart)
         return rows[0] if rows else None
 
     async def all(self) -> list[Account]:
         """Return every account, by name."""
         return await self._rows(select(accounts).order_by(accounts.c.localpart))
 
-    async def _rows(self, query: Select[Any]) -> list[Account]:
+    async def _rows(self, query: Select[Any], **values: str) -> list[Account]:
         async with self._database.connect() as connection:
-            found: Sequence[Row[Any]] = (await connection.execute(query)).all()
+            found: Sequence[Row[Any]] = (await connection.execute(query, values)).all()
         return [
             Account(
                 localpart=row.localpart,

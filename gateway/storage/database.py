@@ -1,6 +1,6 @@
 """The database: its engine and settings, and the one place where its errors become ours.
 
-Every statement is its own transaction (AUTOCOMMIT), so none stays open while something else is awaited. SQLite runs in
+A statement is its own transaction (AUTOCOMMIT) but in `transaction`; none is open while another server is asked. SQLite runs in
 WAL mode with `synchronous = FULL`: what was answered survives a power cut, and with it the facts which subject owns an
 account and which token was used.
 """
@@ -57,6 +57,19 @@ class Database:
                 yield connection
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:  # OSError: TimeoutError is one
             raise Refused(Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_PATIENCE) from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection whose statements are committed together at the end, or not at all."""
+        async with self.connect() as connection:
+            # Taking the write lock at once makes a second writer wait its turn instead of failing half-way.
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                await connection.exec_driver_sql("ROLLBACK")
+                raise
+            await connection.exec_driver_sql("COMMIT")
 
 
 @asynccontextmanager
