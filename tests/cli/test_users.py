@@ -1,0 +1,84 @@
+"""`users` and `database` over a real database file."""
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Configuration
+from gateway.core.identity import Identity
+from gateway.storage.accounts import Accounts
+from gateway.storage.database import open_database
+from tests.cli.test_setup import run
+from tests.cli.test_token import TABLES, configured
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    made = configured(tmp_path, TABLES)
+
+    async def fill() -> None:
+        async with open_database(made.database) as database:
+            accounts = Accounts(database)
+            await accounts.claim(Identity("https://id", "subject-1", "alice", "@alice:example.org"), 1_700_000_000)
+            await accounts.activate("alice")
+            await accounts.claim(Identity("https://id", "subject-2", "bob", "@bob:example.org"), 1_700_000_000)
+
+    asyncio.run(fill())
+    return made
+
+
+def test_list_shows_every_account(configuration: Configuration) -> None:
+    result = run("users", "list", "-c", str(configuration.path), COLUMNS="200")
+
+    assert result.returncode == 0
+    header, *rows = result.stdout.splitlines()
+    assert header.split() == ["user", "state", "subject", "issuer", "made", "last", "seen"]
+    assert [row.split()[:3] for row in rows] == [
+        ["@alice:example.org", "active", "subject-1"],
+        ["@bob:example.org", "pending", "subject-2"],
+    ]
+
+
+def test_list_prints_json_for_scripts(configuration: Configuration) -> None:
+    rows = json.loads(run("users", "list", "--json", "-c", str(configuration.path)).stdout)
+
+    assert [row["user_id"] for row in rows] == ["@alice:example.org", "@bob:example.org"]
+    assert rows[0]["created_at"] == "2023-11-14T22:13:20+00:00"
+
+
+@pytest.mark.parametrize("name", ["alice", "@alice:example.org"])
+def test_show_takes_a_localpart_or_a_user_id(configuration: Configuration, name: str) -> None:
+    result = run("users", "show", name, "--json", "-c", str(configuration.path))
+
+    assert json.loads(result.stdout)["subject"] == "subject-1"
+
+
+def test_show_of_a_stranger_fails_in_one_line(configuration: Configuration) -> None:
+    result = run("users", "show", "carol", "-c", str(configuration.path))
+
+    assert result.returncode == 1
+    assert "No account of carol is in the database" in result.stderr
+
+
+def test_upgrade_says_what_it_did(tmp_path: Path) -> None:
+    path = str(configured(tmp_path, TABLES).path)
+
+    assert run("database", "upgrade", "-c", path).stdout == "Upgraded the schema from nothing to revision 0001.\n"
+    assert run("database", "upgrade", "-c", path).stdout == "The schema is up to date (revision 0001).\n"
+
+
+@pytest.mark.parametrize("command", [["database", "upgrade"], ["users", "list"], ["serve"]])
+def test_a_newer_schema_is_refused_in_one_line(configuration: Configuration, command: list[str]) -> None:
+    file = configuration.path.parent / "gateway.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+
+    result = run(*command, "-c", str(configuration.path), MATRIX_LOGIN_GATEWAY__SERVER__LISTEN='["127.0.0.1:0"]')
+
+    assert result.returncode == 1
+    assert "its schema (revision 9999) is of a newer version" in result.stderr
+    assert "Traceback" not in result.stderr
