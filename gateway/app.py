@@ -59,6 +59,7 @@ async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Se
             health = web.Server(Health(Accounts(database), homeserver), access_log=None)
             await stack.enter_async_context(sites(health, [settings.server.admin_listen], 1))
         sign_in = _sign_in(configuration, database, homeserver, background, log)
+        stack.callback(sign_in.last_seen.hurry)
         gateway = _gateway(configuration, sign_in, pool, log)
         yield await stack.enter_async_context(listening(gateway))
 

@@ -4,6 +4,7 @@ Kept in memory for a second at most; a crash in that second loses a `last_seen_a
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from gateway.storage.accounts import Accounts
@@ -19,6 +20,7 @@ class LastSeen:
         self._accounts = accounts
         self._background = background
         self._moments: dict[str, int] = {}
+        self._stopping = asyncio.Event()
 
     def note(self, localpart: str, now: float) -> None:
         """Note that the user logged in at `now` (seconds since the epoch)."""
@@ -26,7 +28,12 @@ class LastSeen:
             self._background.leave(self._write(), "last_seen")
         self._moments[localpart] = int(now)
 
+    def hurry(self) -> None:
+        """Write without waiting for more: the gateway stops."""
+        self._stopping.set()
+
     async def _write(self) -> None:
-        await asyncio.sleep(_INTERVAL)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), _INTERVAL)
         moments, self._moments = self._moments, {}
         await self._accounts.saw(moments)

@@ -64,9 +64,13 @@ class Homeserver:
         ]
         return await self.pool.call(method, target, fields, json.dumps(body).encode() if body is not None else b"")
 
+    async def ask(self, target: str) -> Reply:
+        """Ask what the homeserver tells anybody, without our token: Synapse takes one for a federation signature."""
+        return await self.pool.call("GET", target, [(b"Host", self.pool.address.authority.encode())])
+
     async def versions(self) -> Reply:
         """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""
-        return await self.call("GET", "/_matrix/client/versions")
+        return await self.ask("/_matrix/client/versions")
 
     async def register(self, localpart: str) -> None:
         """Make the account unless it is there; may be repeated."""
@@ -119,7 +123,7 @@ class Homeserver:
             raise classified(reply, f"set the {key}")
 
     async def _software(self) -> str:
-        reply = await self.call("GET", "/_matrix/federation/v1/version")
+        reply = await self.ask("/_matrix/federation/v1/version")
         server = reply.json().get("server")
         name = server.get("name") if isinstance(server, dict) else None
         return name if isinstance(name, str) else ""
