@@ -24,12 +24,12 @@ from gateway.core.tokens import TokenRules
 from gateway.errors import ConfigurationError
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
+from gateway.settings import Table
 from gateway.sign_in import ProfileSettings
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.homeserver import HomeserverSettings
 from gateway.upstream.sessions.appservice import SessionSettings
 from gateway.web.server import ServerSettings
-from gateway.settings import Table
 
 ENVIRONMENT_PREFIX: Final = "MATRIX_LOGIN_GATEWAY__"
 ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"

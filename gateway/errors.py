@@ -104,7 +104,7 @@ class Refused(Exception):
         return ANSWERS[self.refusal].status
 
     def body(self) -> dict[str, object]:
-        """The Matrix error object of the answer (client-server specification, 'Standard error response')."""
+        """Return the Matrix error object of the answer (client-server specification, 'Standard error response')."""
         answer = ANSWERS[self.refusal]
         body: dict[str, object] = {
             "errcode": answer.errcode,

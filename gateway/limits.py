@@ -38,13 +38,12 @@ class Limits:
 
     def check_address(self, address: str) -> None:
         """Refuse an address that failed too often; "" is an address that isn't known."""
-        if self._failed is not None and address:
-            if self._failed.peek(address).remaining < 1:
-                raise Refused(
-                    Refusal.TOO_MANY_ATTEMPTS,
-                    reason="failed logins of this address",
-                    retry_after=self._refill_seconds,
-                )
+        if self._failed is not None and address and self._failed.peek(address).remaining < 1:
+            raise Refused(
+                Refusal.TOO_MANY_ATTEMPTS,
+                reason="failed logins of this address",
+                retry_after=self._refill_seconds,
+            )
 
     def count_failure(self, address: str) -> None:
         """Count a failed login of an address."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-
 from gateway.core.accounts import (
     Account,
     AccountRules,
@@ -25,6 +24,7 @@ from gateway.core.tokens import Claims, Verifier, last_valid_moment, verify
 from gateway.errors import Refusal, Refused
 from gateway.limits import Limits
 from gateway.logs import Logger
+from gateway.settings import Table
 from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
@@ -32,7 +32,6 @@ from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
-from gateway.settings import Table
 
 When = Literal["never", "first_login", "every_login"]
 

@@ -18,7 +18,7 @@ class Background:
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Start `work`; whoever awaits the task gets its result and its failure."""
-        task = asyncio.create_task(work, name=name)  # noqa: TID251: this is the one place
+        task = asyncio.create_task(work, name=name)  # noqa: TID251 - this is the one place
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -27,10 +27,10 @@ class Background:
         """Start `work` that nobody waits for; a failure is logged."""
         self.spawn(work, name).add_done_callback(self._report)
 
-    async def close(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for what still runs, then cancel it."""
+    async def close(self, patience: float) -> None:
+        """Wait up to `patience` seconds for what still runs, then cancel it."""
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout)
+            _, late = await asyncio.wait(self._tasks, timeout=patience)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

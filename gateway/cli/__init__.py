@@ -1,4 +1,4 @@
-"""The commands. Exit status: 0 done, 1 it failed, 2 usage or configuration; never a traceback for what an operator did.
+"""The commands. Exit status: 0 done, 1 it failed, 2 usage or configuration; an operator never meets a traceback.
 
 One file for each group of commands; `console` says how output looks.
 """
@@ -8,11 +8,11 @@ import sys
 import rich_click as click
 
 from gateway import __version__
+from gateway.cli.console import print_problems, stderr
 from gateway.cli.database import database
 from gateway.cli.demo import demo
-from gateway.cli.setup import check, init, registration
-from gateway.cli.console import print_problems, stderr
 from gateway.cli.serve import serve
+from gateway.cli.setup import check, init, registration
 from gateway.cli.token import token
 from gateway.cli.users import users
 from gateway.errors import ConfigurationError, Unusable

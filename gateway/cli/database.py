@@ -11,7 +11,7 @@ from gateway.storage.database import upgrade_database
 
 @click.group()
 def database() -> None:
-    """The database of the accounts."""
+    """Look after the database of the accounts."""
 
 
 @database.command()

@@ -25,7 +25,7 @@ def example_configuration(server_name: str, homeserver_url: str) -> str:
 def registration_yaml(as_token: str, server_name: str) -> str:
     """Return the registration file (application service specification, 'Registration').
 
-    The hs_token is derived, so that the same as_token gives the same file; nothing is ever sent with it (`url: null`).
+    The hs_token is derived: the same as_token gives the same file. Nothing is ever sent with it (`url: null`).
     """
     hs_token = hashlib.sha256(b"hs_token of " + as_token.encode()).hexdigest()
     server = re.escape(server_name).replace("'", "''")

@@ -19,7 +19,7 @@ from gateway.storage.database import open_database
 
 @click.group()
 def users() -> None:
-    """The accounts that log in through the gateway."""
+    """Look at the accounts that log in through the gateway."""
 
 
 @users.command(name="list")

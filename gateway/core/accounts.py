@@ -9,7 +9,6 @@ import enum
 from dataclasses import dataclass
 from typing import Literal
 
-
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
 from gateway.settings import Table

@@ -1,6 +1,6 @@
 """Which header fields cross the gateway, each way, and what is said of the client (`X-Forwarded-*`).
 
-Fields are raw (name, value) octets in their order; names keep their case. RFC 9110 7.6.1 says which stay on their hop.
+Fields are raw (name, value) octets in their order and case. RFC 9110 7.6.1 says which stay on their hop.
 """
 
 from collections.abc import Iterable, Sequence

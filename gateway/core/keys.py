@@ -181,7 +181,7 @@ def _load_pem(pem: str) -> PublicKey:
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("it is not a PEM public key or certificate that can be read") from None
     if not isinstance(key, PublicKey):
-        raise ValueError(f"a key of the kind {type(key).__name__} can't verify tokens")  # noqa: TRY004
+        raise ValueError(f"a key of the kind {type(key).__name__} can't verify tokens")
     return key
 
 

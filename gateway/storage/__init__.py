@@ -1,1 +1,1 @@
-"""The only SQL: SQLAlchemy Core over an asynchronous driver. No transaction stays open while something else is awaited."""
+"""The only SQL: SQLAlchemy Core over an asynchronous driver."""

@@ -1,8 +1,8 @@
 """The database: its engine and settings, and the one place where its errors become ours.
 
-A statement is its own transaction (AUTOCOMMIT) but in `transaction`; none is open while another server is asked. SQLite runs in
-WAL mode with `synchronous = FULL`: what was answered survives a power cut, and with it the facts which subject owns an
-account and which token was used.
+A statement is a transaction of its own (AUTOCOMMIT) but in `transaction`; none is open while another server is asked.
+SQLite runs in WAL mode with `synchronous = FULL`: what was answered survives a power cut, and with it the facts which
+subject owns an account and which token was used.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gateway.errors import Refusal, Refused, Unusable
-from gateway.storage import migrate
 from gateway.settings import Table
+from gateway.storage import migrate
 
 # How long a login waits for the database before it answers 503, in seconds.
 _PATIENCE = 5

@@ -36,7 +36,7 @@ class HomeserverSettings(PoolSettings):
     server_name: str
 
 
-class HomeserverAnswered(Exception):  # noqa: N818: an answer for the client, not an error of ours
+class HomeserverAnswered(Exception):
     """The homeserver refuses this user for a reason of its own; its answer goes to the client as it is."""
 
     def __init__(self, reply: Reply) -> None:

@@ -1,7 +1,7 @@
-"""The connections to the homeserver: opened when needed, without an upper bound (100 would queue the 101st /sync),
-and kept for the next exchange.
+"""The connections to the homeserver: opened when needed, kept for the next exchange, without an upper bound.
 
-The gateway's own calls go through `Pool.call`; relayed requests use a connection of their own by `Pool.connection`.
+A bound of 100 would queue the 101st /sync. The gateway's own calls go through `Pool.call`; a relayed request uses a
+connection of its own by `Pool.connection`.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from pydantic import Field, field_validator
 
 from gateway.core import headers
 from gateway.errors import Refusal, Refused
-from gateway.upstream.wire import Broken, Connection
 from gateway.settings import Table
+from gateway.upstream.wire import Broken, Connection
 
 # What a homeserver may take for one of our own calls, in seconds; Synapse makes a client that hit a limit wait 0.5 s.
 _CALL_TIMEOUT: Final = 30

@@ -93,7 +93,7 @@ async def _exchange(relayed: Relayed, connection: Connection, head: bytes) -> we
     if not relayed.has_body:
         return await _answer(relayed, connection)
     # It ends with this function, so nothing can be lost.
-    upload = asyncio.create_task(_send_body(relayed, connection))  # noqa: TID251
+    upload = asyncio.create_task(_send_body(relayed, connection))  # noqa: TID251 - held and awaited right here
     try:
         return await _answer(relayed, connection, upload)
     except Broken:

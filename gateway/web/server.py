@@ -18,10 +18,10 @@ from gateway.core.headers import Hop, is_trusted
 from gateway.core.routing import Route, route
 from gateway.errors import Refusal, Refused, Unusable
 from gateway.logs import Logger
+from gateway.settings import Table
 from gateway.web.answers import refusal
 from gateway.web.login import Login
 from gateway.web.relay import Relay, Relayed
-from gateway.settings import Table
 
 # A /sync with a filter in its query may have 64 KiB.
 _MAX_LINE: Final = 2**16

@@ -1,10 +1,11 @@
-"""Logins a second, side by side in one run against the same Synapse: straight as the application service, by Synapse's
-own JWT login, and by JWT through the gateway.
+"""Logins a second, side by side in one run against the same Synapse.
+
+Straight as the application service, by Synapse's own JWT login, and by JWT through the gateway:
 
     python -m tests.benchmarks.login [--logins N] [--rounds N] [--json FILE]
 
-The three take turns in short rounds, so that a machine whose speed drifts slows all of them alike. Every login makes a
-new device for a user that exists. A benchmark, not a test: it judges nothing.
+The three take turns in short rounds, so that a machine whose speed drifts slows all of them alike. Every login makes
+a new device for a user that exists. A benchmark, not a test: it judges nothing.
 """
 
 import argparse

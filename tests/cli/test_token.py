@@ -98,7 +98,7 @@ def test_mint_follows_algorithm_type_and_subject_path(tmp_path: Path) -> None:
 
 
 def test_mint_says_that_only_the_issuer_can_sign_with_a_public_key(
-    tmp_path: Path, configuration: Configuration
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "key.pem"
     path.write_text(PUBLIC_KEY)
@@ -112,7 +112,7 @@ def test_mint_says_that_only_the_issuer_can_sign_with_a_public_key(
         mint_token(ecdsa, "alice", {}, NOW)
 
 
-def test_the_commands_print_a_token_and_its_explanation(tmp_path: Path, configuration: Configuration) -> None:
+def test_the_commands_print_a_token_and_its_explanation(configuration: Configuration) -> None:
     path = str(configuration.path)
     minted = run("token", "mint", "-c", path, "--sub", "alice", "--claim", "groups=[1]")
     explained = run("token", "explain", "-c", path, minted.stdout.strip())

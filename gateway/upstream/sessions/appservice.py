@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-
 from gateway.core.headers import Field
 from gateway.core.login_request import LoginRequest
 from gateway.errors import Refusal, Refused
+from gateway.settings import Table
 from gateway.upstream.homeserver import Homeserver, classified
 from gateway.upstream.pool import Reply
-from gateway.settings import Table
 
 # (status, errcode) of a user that is not there: Synapse; continuwuity; tuwunel.
 _UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))

@@ -1,0 +1,152 @@
+"""HTTP as octets: a client that sends exactly what a test says, and a server that answers so.
+
+Rule: no library touches a request or an answer here, so what a test sees is what was on the wire.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class RawClient:
+    """A client's connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, octets: bytes) -> None:
+        self.writer.write(octets)
+        await self.writer.drain()
+
+    async def head(self) -> bytes:
+        """Return an answer's status line and fields, with the empty line."""
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def answer(self) -> bytes:
+        """Return a whole answer that has a length or is chunked."""
+        return await read_message(self.reader)
+
+    async def rest(self) -> bytes:
+        """Return everything until the connection ends; ConnectionResetError when it is broken off."""
+        return await self.reader.read()
+
+    def reset(self) -> None:
+        """Go away without a word."""
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[RawClient]:
+    """Give a connection to a port of this machine."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    try:
+        yield RawClient(reader, writer)
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def exchange(port: int, octets: bytes) -> bytes:
+    """Send octets and return everything that comes until the connection ends."""
+    async with connected(port) as client:
+        await client.send(octets)
+        return await client.rest()
+
+
+async def read_message(reader: asyncio.StreamReader) -> bytes:
+    """Return the octets of one whole message: head and body, its chunks and trailers as they came."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    names = {line.partition(b":")[0].lower(): line.partition(b":")[2].strip() for line in head.split(b"\r\n")[1:]}
+    if b"transfer-encoding" in names:
+        body = b""
+        while True:
+            size = await reader.readuntil(b"\r\n")
+            body += size + await reader.readexactly(int(size.partition(b";")[0], 16)) + b""
+            if int(size.partition(b";")[0], 16) == 0:
+                while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
+                    body += line
+                return head + body + b"\r\n"
+            body += await reader.readexactly(2)
+    return head + await reader.readexactly(int(names.get(b"content-length", b"0")))
+
+
+class RawServer:
+    """A server in the homeserver's place: `handler` gets each connection; `received` is what `read` saw."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connections = 0
+        self.ended = asyncio.Event()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self._handler(reader, writer)
+        finally:
+            self.ended.set()
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["RawServer"]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await server.wait_closed()
+
+
+class Script:
+    """A handler that reads whole requests and gives its answers in turn, the last one for ever."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            self.requests.append(await read_message(reader))
+            writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+            await writer.drain()
+
+
+@asynccontextmanager
+async def never_accepting() -> AsyncIterator[int]:
+    """Give a port whose queue of connections is full, so that a further one neither comes about nor is refused."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = listening.getsockname()[1]
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:
+            filler.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
+            filler.connect_ex(("127.0.0.1", port))
+        await asyncio.sleep(0.05)
+        try:
+            yield port
+        finally:
+            for filler in fillers:
+                filler.close()
