@@ -1,0 +1,53 @@
+"""JSON has one meaning or none."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.strict_json import MAX_DEPTH, parse_object
+
+
+def test_an_object_is_read() -> None:
+    assert parse_object('{"a": [1, 2.5, "é", null, true, {}]}'.encode()) == {"a": [1, 2.5, "é", None, True, {}]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'"a"', "not a JSON object"),
+        (b"\xff", "not UTF-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "not JSON"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a": {"b": 1, "b": 1}}', "twice"),
+        (b'{"a": NaN}', "NaN is no JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is no JSON number"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b'{"\\udfff": 1}', "surrogate"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b'{"a": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "nested too deeply"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "nested too deeply"),
+    ],
+)
+def test_what_has_no_single_meaning_is_refused(raw: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_object(raw)
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_octets_give_an_object_or_a_value_error(raw: bytes) -> None:
+    try:
+        assert isinstance(parse_object(raw), dict)
+    except ValueError as error:
+        assert len(str(error)) < 100
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=5))
+def test_what_json_writes_is_read_the_same(value: dict[str, object]) -> None:
+    assert parse_object(json.dumps(value, ensure_ascii=False).encode()) == value

@@ -1,0 +1,561 @@
+"""The login exchange over HTTP: every answer of the gateway's table, what a body may hold, what goes upstream."""
+
+import asyncio
+import base64
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.core.headers import CORS_HEADERS
+from tests.fake_homeserver import FakeHomeserver, Fault, User
+from tests.raw_http import Script, RawServer, connected, exchange, never_accepting
+from tests.running_gateway import (
+    AS_TOKEN,
+    LOGIN,
+    SERVER_NAME,
+    Answered,
+    RunningGateway,
+    Tables,
+    mint,
+    running_gateway,
+)
+
+JWT = "JWT validation failed: "
+PATHS = [f"/_matrix/client/{version}/login" for version in ("v3", "r0", "unstable", "api/v1")]
+NOW = int(time.time())
+
+
+def jose(value: object) -> str:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A condition and its answer; `token` is made when the test runs."""
+
+    condition: str
+    token: Callable[[], object]
+    status: int
+    errcode: str
+    error: str
+    tables: Tables = field(default_factory=dict)
+
+
+ROWS = [
+    Row("null token", lambda: None, 403, "M_FORBIDDEN", "Token field for JWT is missing"),
+    Row("token no string", lambda: 7, 403, "M_FORBIDDEN", "Token field for JWT is missing"),
+    Row(
+        "another key",
+        lambda: mint(secret="x" * 32),
+        403,
+        "M_FORBIDDEN",
+        JWT + "Signature verification failed",
+    ),
+    Row(
+        "not a JWS",
+        lambda: "abc",
+        403,
+        "M_FORBIDDEN",
+        JWT + "decode_error: the token is not three parts joined by dots",
+    ),
+    Row(
+        "encrypted",
+        lambda: "a.b.c.d.e",
+        403,
+        "M_FORBIDDEN",
+        JWT + "decode_error: the token is encrypted (JWE); a signed one (JWS) is needed",
+    ),
+    Row(
+        "header not JSON",
+        lambda: f"{jose(b'{')}.e30.e30",
+        403,
+        "M_FORBIDDEN",
+        JWT + "decode_error: the header is not JSON",
+    ),
+    Row(
+        "over the size limit",
+        lambda: "a" * 16385,
+        403,
+        "M_FORBIDDEN",
+        JWT + "decode_error: the token is larger than 16384 bytes",
+    ),
+    Row(
+        "no signature",
+        lambda: f"{jose({'alg': 'none'})}.{jose({'sub': 'alice'})}.",
+        403,
+        "M_FORBIDDEN",
+        JWT + "unsupported_algorithm: none",
+    ),
+    Row(
+        "algorithm not allowed",
+        lambda: mint(algorithm="HS512"),
+        403,
+        "M_FORBIDDEN",
+        JWT + "unsupported_algorithm: HS512",
+    ),
+    Row(
+        "expired",
+        lambda: mint(exp=NOW - 100),
+        403,
+        "M_FORBIDDEN",
+        JWT + "expired_token: The token is expired",
+    ),
+    Row(
+        "nbf ahead",
+        lambda: mint(nbf=NOW + 1000),
+        403,
+        "M_FORBIDDEN",
+        JWT + "invalid_token: The token is not valid yet",
+    ),
+    Row(
+        "iat ahead",
+        lambda: mint(iat=NOW + 1000, exp=NOW + 2000),
+        403,
+        "M_FORBIDDEN",
+        JWT + "invalid_token: The token is not valid as it was issued in the future",
+    ),
+    Row(
+        "exp no number",
+        lambda: mint(exp="soon"),
+        403,
+        "M_FORBIDDEN",
+        JWT + "invalid_claim: Invalid claim 'exp'",
+    ),
+    Row(
+        "aud not expected",
+        lambda: mint(aud="us"),
+        403,
+        "M_FORBIDDEN",
+        JWT + "invalid_claim: Invalid claim 'aud'",
+    ),
+    Row(
+        "another issuer",
+        lambda: mint(iss="them"),
+        403,
+        "M_FORBIDDEN",
+        JWT + "invalid_claim: Invalid claim 'iss'",
+        {"jwt": {"issuer": ["us"]}},
+    ),
+    Row(
+        "no issuer",
+        mint,
+        403,
+        "M_FORBIDDEN",
+        JWT + "missing_claim: Missing 'iss' claim",
+        {"jwt": {"issuer": ["us"]}},
+    ),
+    Row(
+        "no exp",
+        lambda: mint(exp=None),
+        403,
+        "M_FORBIDDEN",
+        JWT + "missing_claim: Missing 'exp' claim",
+        {"jwt": {"require_exp": True}},
+    ),
+    Row("no subject", lambda: mint(None), 403, "M_FORBIDDEN", "Invalid JWT"),
+    Row("empty subject", lambda: mint(""), 403, "M_FORBIDDEN", "Invalid JWT"),
+    Row("subject no string", lambda: mint(7), 403, "M_FORBIDDEN", "Invalid JWT"),
+    Row(
+        "no localpart",
+        lambda: mint("al ice"),
+        400,
+        "M_INVALID_USERNAME",
+        "A user name can only contain the characters a-z, 0-9 and ._=/+-",
+    ),
+    Row(
+        "denied",
+        lambda: mint("admin"),
+        403,
+        "M_FORBIDDEN",
+        "This identity may not log in here",
+        {"identity": {"deny": ["^admin$"]}},
+    ),
+    Row(
+        "required claim missing",
+        mint,
+        403,
+        "M_FORBIDDEN",
+        "This identity may not log in here",
+        {"jwt": {"required_claims": {"groups": "matrix"}}},
+    ),
+    Row(
+        "no such account and none is made",
+        mint,
+        403,
+        "M_FORBIDDEN",
+        "User not found",
+        {"jwt": {"register_user": False}},
+    ),
+]
+
+
+def check_refusal(answer: Answered, status: int, errcode: str, error: str, **more: object) -> None:
+    assert answer.status == status, answer.body
+    assert answer.body == {"errcode": errcode, "error": error, **more}
+    assert answer.headers["Content-Type"].startswith("application/json")
+    for name, value in CORS_HEADERS.items():
+        assert answer.headers[name] == value
+    assert "aiohttp" not in answer.headers.get("Server", "")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.condition)
+async def test_a_refusal_is_the_row_of_the_table(row: Row, tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    async with running_gateway(tmp_path, homeserver.url, **row.tables) as gateway:
+        check_refusal(await gateway.log_in(row.token()), row.status, row.errcode, row.error)
+    assert homeserver.users == {}
+
+
+async def test_a_login_without_a_token_is_refused(gateway: RunningGateway) -> None:
+    answer = await gateway.call("POST", LOGIN, {"type": "org.matrix.login.jwt"})
+    check_refusal(answer, 403, "M_FORBIDDEN", "Token field for JWT is missing")
+
+
+async def test_a_token_for_single_use_logs_in_once(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+        token = mint(jti="1")
+        assert (await gateway.log_in(token)).status == 200
+        check_refusal(
+            await gateway.log_in(token), 403, "M_FORBIDDEN", JWT + "invalid_token: The token was already used"
+        )
+
+
+async def test_a_name_that_another_subject_owns_is_refused_and_logged(gateway: RunningGateway) -> None:
+    assert (await gateway.log_in(mint("alice"))).status == 200
+    check_refusal(await gateway.log_in(mint("ALICE")), 403, "M_FORBIDDEN", "This identity may not log in here")
+    assert f"@alice:{SERVER_NAME} is owned by another subject" in gateway.log
+
+
+async def test_a_locked_account_is_refused_softly(gateway: RunningGateway, tmp_path: Path) -> None:
+    assert (await gateway.log_in(mint())).status == 200
+    with sqlite3.connect(tmp_path / "gateway.db") as database:
+        database.execute("UPDATE accounts SET state = 'locked'")
+    database.close()
+    check_refusal(
+        await gateway.log_in(mint()), 401, "M_USER_LOCKED", "User account has been locked", soft_logout=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "errcode"),
+    [(User(deactivated=True), 403, "M_USER_DEACTIVATED"), (User(locked=True), 401, "M_USER_LOCKED")],
+)
+async def test_what_the_homeserver_says_of_a_user_is_its_own_answer(
+    user: User, status: int, errcode: str, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.users["alice"] = user
+    answer = await gateway.log_in(mint())
+    assert (answer.status, answer.body["errcode"], answer.body["error"]) == (status, errcode, "refused")
+    assert answer.body.get("soft_logout") is (True if user.locked else None)
+    assert answer.headers["Access-Control-Allow-Headers"] == "X-Requested-With, Date"
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "at"),
+    [
+        (403, "M_RESOURCE_LIMIT_EXCEEDED", "login"),
+        (403, "M_RESOURCE_LIMIT_EXCEEDED", "register"),
+        (403, "ORG.MATRIX.MSC3866.USER_AWAITING_APPROVAL", "login"),
+        (429, "M_LIMIT_EXCEEDED", "login"),
+    ],
+)
+async def test_a_limit_of_the_homeserver_is_its_own_answer(
+    status: int, errcode: str, at: str, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults[at] = Fault((status, errcode), {"retry_after_ms": 1500}, {"Retry-After": "2"})
+    answer = await gateway.log_in(mint())
+    assert answer.status == status
+    assert answer.body == {"errcode": errcode, "error": "as told", "retry_after_ms": 1500}
+    assert answer.headers["Retry-After"] == "2"
+    assert (await gateway.log_in(mint())).status == 200
+
+
+async def test_a_user_who_logs_in_too_often_is_told_when_to_come_back(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"logins_per_user": {"burst": 2, "refill": 1}}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits) as gateway:
+        for _ in range(2):
+            assert (await gateway.log_in(mint())).status == 200
+        answer = await gateway.log_in(mint())
+        assert (await gateway.log_in(mint("bob"))).status == 200
+    pause = answer.body["retry_after_ms"]
+    assert 0 < pause <= 60_000
+    assert int(answer.headers["Retry-After"]) == -(-pause // 1000)
+    check_refusal(answer, 429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=pause)
+
+
+async def test_an_address_that_fails_too_often_is_told_when_to_come_back(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"failed_logins_per_address": {"burst": 2, "refill": 1}}
+    body = {"type": "org.matrix.login.jwt", "token": "abc"}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits) as gateway:
+        for _ in range(2):
+            assert (await gateway.call("POST", LOGIN, body, X_Forwarded_For="203.0.113.5")).status == 403
+        answer = await gateway.call("POST", LOGIN, body, X_Forwarded_For="203.0.113.5")
+        assert (await gateway.call("POST", LOGIN, body, X_Forwarded_For="203.0.113.6")).status == 403
+        # A proxy that does not say for whom it asks is not shut out for all its clients.
+        assert (await gateway.log_in("abc")).status == 403
+    assert answer.headers["Retry-After"] == "60"
+    check_refusal(answer, 429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=60_000)
+
+
+async def test_a_homeserver_that_is_down_is_a_502(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+    await homeserver.stop()
+    check_refusal(await gateway.log_in(mint()), 502, "M_UNKNOWN", "The homeserver cannot be reached")
+
+
+async def test_a_homeserver_that_fails_is_a_502(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+    homeserver.faults["login"] = Fault((500, "M_UNKNOWN"))
+    check_refusal(await gateway.log_in(mint()), 502, "M_UNKNOWN", "The homeserver cannot be reached")
+
+
+async def test_a_homeserver_that_takes_no_connection_is_a_504(tmp_path: Path) -> None:
+    async with never_accepting() as port:
+        homeserver = {"connect_timeout": 0.2}
+        async with running_gateway(tmp_path, f"http://127.0.0.1:{port}", homeserver=homeserver) as gateway:
+            answer = await gateway.log_in(mint())
+    check_refusal(answer, 504, "M_UNKNOWN", "The homeserver takes too long to answer")
+
+
+@pytest.mark.parametrize(
+    ("at", "refusal", "hint"),
+    [
+        ("register", (401, "M_UNKNOWN_TOKEN"), "registration"),
+        ("register", (400, "M_EXCLUSIVE"), "namespace"),
+        ("login", (403, "M_FORBIDDEN"), "check as_token, namespace and server_name"),
+        ("login", (404, "M_UNRECOGNIZED"), "no login for application services"),
+        ("login", (400, "IO.ELEMENT.MSC4190.M_APPSERVICE_LOGIN_UNSUPPORTED"), "no login for application services"),
+    ],
+)
+async def test_a_homeserver_that_refuses_the_gateway_is_a_502_and_the_log_says_the_mend(
+    at: str, refusal: tuple[int, str], hint: str, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults[at] = Fault(refusal)
+    check_refusal(
+        await gateway.log_in(mint()), 502, "M_UNKNOWN", "The login gateway is not set up for this homeserver"
+    )
+    assert hint in gateway.log
+    assert AS_TOKEN not in gateway.log
+
+
+async def test_a_database_that_fails_is_a_503_while_pass_through_goes_on(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / "gateway.db") as database:
+        database.execute("DROP TABLE accounts")
+    database.close()
+    answer = await gateway.log_in(mint())
+    check_refusal(answer, 503, "M_UNKNOWN", "Login with a token is not available for the moment")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (await gateway.call("GET", "/_matrix/client/versions")).status == 200
+
+
+BAD_FIELDS: list[tuple[str, object]] = [
+    *(("device_id", value) for value in (7, True, ["A"], {"a": 1}, "", "a" * 256, "\u00e4" * 128, "a\n", "\x7f")),
+    *(("initial_device_display_name", value) for value in (7, False, ["A"], {}, "a" * 101)),
+    *(("refresh_token", value) for value in (1, 0, "true", [], {})),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_FIELDS)
+async def test_a_field_of_the_wrong_type_or_size_is_named(
+    name: str, value: object, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    answer = await gateway.log_in(mint(), **{name: value})
+    assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_PARAM")
+    assert f"'{name}'" in answer.body["error"]
+    check_refusal(answer, 400, "M_INVALID_PARAM", answer.body["error"])
+    assert homeserver.seen == []
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"device_id": "a" * 255, "initial_device_display_name": "a" * 100, "refresh_token": True},
+        {"device_id": "\U0001f511", "initial_device_display_name": "", "refresh_token": False},
+        {"device_id": None, "initial_device_display_name": None, "refresh_token": None},
+    ],
+)
+async def test_the_answer_is_the_homeservers_own(
+    members: dict[str, Any], gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    answer = await gateway.log_in(mint(), **members)
+    assert answer.status == 200
+    assert homeserver.sessions[answer.body["access_token"]] == answer.body["user_id"] == f"@alice:{SERVER_NAME}"
+    assert answer.body["home_server"] == SERVER_NAME
+    assert ("refresh_token" in answer.body) is (members.get("refresh_token") is True)
+    assert answer.headers["Server"] == "fake/1"
+    assert answer.headers["Access-Control-Allow-Headers"] == "X-Requested-With, Date"
+    (asked,) = homeserver.to("/login")
+    given_members = {name: value for name, value in members.items() if value is not None}
+    expected = {"type": "m.login.application_service", "identifier": {"type": "m.id.user", "user": "alice"}}
+    assert asked.json() == {**expected, **given_members}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("query", ["", "?", "?a=b&access_token=x"])
+async def test_every_login_path_logs_in_whatever_its_query(path: str, query: str, gateway: RunningGateway) -> None:
+    answer = await gateway.call("POST", path + query, {"type": "org.matrix.login.jwt", "token": mint()})
+    assert answer.status == 200
+
+
+async def test_the_token_alone_says_who_logs_in(gateway: RunningGateway) -> None:
+    members = {"identifier": {"type": "m.id.user", "user": "mallory"}, "user": "mallory"}
+    assert (await gateway.log_in(mint(), **members)).body["user_id"] == f"@alice:{SERVER_NAME}"
+
+
+async def test_the_homeserver_learns_of_the_client_but_not_its_authorization(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    answer = await gateway.call(
+        "POST",
+        LOGIN,
+        {"type": "org.matrix.login.jwt", "token": mint()},
+        Authorization="Bearer of-the-client",
+        X_Forwarded_For="203.0.113.5",
+        User_Agent="Phone/1",
+        Cookie="a=b",
+    )
+    assert answer.status == 200
+    (login,) = homeserver.to("/login")
+    assert login.values("authorization") == [f"Bearer {AS_TOKEN}".encode()]
+    assert login.values("x-forwarded-for") == [b"203.0.113.5"]
+    assert login.values("user-agent") == [b"Phone/1"]
+    assert login.values("cookie") == []
+    assert all(b"of-the-client" not in value for seen in homeserver.seen for _, value in seen.fields)
+
+
+def head(method: str, target: str, *fields: str, length: int | None = None) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {SERVER_NAME}", *fields]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
+
+
+JWT_BODY = b'{"type": "org.matrix.login.jwt", "token": "abc"}'
+UNTOUCHED = {
+    "a password login": ("POST", LOGIN, [], b'{ "type":"m.login.password","identifier":{"user":"a"},"password":"b"}'),
+    "broken JSON": ("POST", LOGIN, [], b'{"type": "org.matrix.login.jwt", '),
+    "no JSON at all": ("POST", LOGIN, [], b"\x00\xff\xfe"),
+    "no body": ("POST", LOGIN, [], b""),
+    "an array": ("POST", LOGIN, [], b'[{"type": "org.matrix.login.jwt"}]'),
+    "a duplicate member": ("POST", LOGIN, [], b'{"type": "m.login.password", "type": "org.matrix.login.jwt"}'),
+    "another type": ("POST", LOGIN, [], b'{"type": "m.login.jwt", "token": "abc"}'),
+    "a large body": ("POST", LOGIN, [], JWT_BODY + b" " * 65536),
+    "a compressed body": ("POST", LOGIN, ["Content-Encoding: gzip"], JWT_BODY),
+    "a trailing slash": ("POST", LOGIN + "/", [], JWT_BODY),
+    "an encoded letter": ("POST", LOGIN.replace("login", "log%69n"), [], JWT_BODY),
+    "two slashes": ("POST", "/" + LOGIN, [], JWT_BODY),
+    "a dot segment": ("POST", LOGIN.replace("/v3", "/./v3"), [], JWT_BODY),
+    "another case": ("POST", LOGIN.replace("login", "Login"), [], JWT_BODY),
+    "PUT": ("PUT", LOGIN, [], JWT_BODY),
+    "HEAD": ("HEAD", LOGIN, [], None),
+    "OPTIONS": ("OPTIONS", LOGIN, [], None),
+}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("case", UNTOUCHED)
+async def test_what_is_no_jwt_login_reaches_the_homeserver_as_it_is(
+    case: str, *, chunked: bool, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    method, target, fields, body = UNTOUCHED[case]
+    if body is None:
+        request = head(method, target, *fields)
+    elif chunked:
+        middle = len(body) // 2
+        parts = [part for part in (body[:middle], body[middle:]) if part]
+        request = head(method, target, *fields, "Transfer-Encoding: chunked")
+        request += b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    else:
+        request = head(method, target, *fields, length=len(body)) + body
+    answer = await exchange(gateway.port, request)
+    assert b"Access-Control-Allow-Origin" in answer
+    (seen,) = homeserver.seen
+    assert (seen.method, seen.target, seen.body) == (method, target, body or b"")
+    framing = [b"chunked"] if chunked and body is not None else []
+    assert seen.values("transfer-encoding") == framing
+
+
+async def test_a_password_login_works(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+    homeserver.users["alice"] = User(password="secret word")
+    identifier = {"type": "m.id.user", "user": "alice"}
+    body = {"type": "m.login.password", "identifier": identifier, "password": "secret word"}
+    assert (await gateway.call("POST", LOGIN, body)).body["user_id"] == f"@alice:{SERVER_NAME}"
+
+
+async def test_a_client_that_waits_for_100_continue_gets_it_once_and_can_log_in(gateway: RunningGateway) -> None:
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": mint()}).encode()
+    async with connected(gateway.port) as client:
+        await client.send(head("POST", LOGIN, "Expect: 100-continue", length=len(body)))
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(body)
+        assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_password_login_that_waited_for_100_continue_is_passed_on_without_the_wait(tmp_path: Path) -> None:
+    script = Script(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    async with RawServer(script).running() as upstream, running_gateway(tmp_path, upstream.url) as gateway:
+        async with connected(gateway.port) as client:
+            await client.send(head("POST", LOGIN, "Expect: 100-continue", length=2))
+            assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await client.send(b"{}")
+            assert (await client.rest()).startswith(b"HTTP/1.1 200 OK\r\n")
+    (request,) = script.requests
+    assert b"Expect" not in request
+    assert request.endswith(b"\r\n\r\n{}")
+
+
+async def test_a_login_body_that_breaks_off_reaches_nobody(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    async with connected(gateway.port) as client:
+        await client.send(head("POST", LOGIN, length=100) + b'{"type":')
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
+    assert homeserver.seen == []
+
+
+async def test_with_jwt_login_off_everything_goes_to_the_homeserver(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"enable": False}) as gateway:
+        answer = await gateway.log_in(mint())
+        assert (answer.status, answer.body["error"]) == (400, "Unknown login type")
+        flows = (await gateway.call("GET", LOGIN)).body["flows"]
+    assert {"type": "org.matrix.login.jwt"} not in flows
+
+
+async def test_the_old_name_of_the_type_is_taken_where_configured(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"login_types": ["m.login.jwt"]}) as gateway:
+        assert (await gateway.call("POST", LOGIN, {"type": "m.login.jwt", "token": mint()})).status == 200
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(token=st.one_of(st.text(), st.text("abcAZ09-_.=", max_size=80), st.lists(st.binary(), min_size=3, max_size=3)))
+async def test_any_token_is_refused_by_the_table(
+    token: str | list[bytes], gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    text = token if isinstance(token, str) else ".".join(jose(part) for part in token)
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": text}).encode()
+    answer = await exchange(gateway.port, head("POST", LOGIN, length=len(body)) + body)
+    assert answer.startswith(b"HTTP/1.1 403 ") or (not text.isascii() and answer.startswith(b"HTTP/1.1 4"))
+    assert homeserver.users == {}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.one_of(st.binary(max_size=200), st.text(max_size=50).map(lambda text: f'{{"type":{text}'.encode())))
+async def test_any_body_gets_an_answer_below_500(body: bytes, gateway: RunningGateway) -> None:
+    answer = await exchange(gateway.port, head("POST", LOGIN, length=len(body)) + body)
+    assert answer.startswith(b"HTTP/1.1 4")
