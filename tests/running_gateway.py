@@ -28,7 +28,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 def mint(sub: object = "alice", *, secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     """Return a token; a claim of None is left out."""
     now = int(time.time())
-    members = {"sub": sub, "iat": now, "exp": now + 300, **claims}
+    members = {"sub": sub, "iat": now, "exp": now + 3600, **claims}
     kept = {name: value for name, value in members.items() if value is not None}
     return jwt.encode({"alg": algorithm}, kept, OctKey.import_key(secret), algorithms=[algorithm])
 
@@ -84,10 +84,10 @@ def write_configuration(directory: Path, homeserver: str, tables: Tables) -> Pat
 
 @asynccontextmanager
 async def running_gateway(
-    directory: Path, homeserver: str, **tables: Mapping[str, Any]
+    directory: Path, homeserver_url: str, /, **tables: Mapping[str, Any]
 ) -> AsyncIterator[RunningGateway]:
-    """Run the gateway before `homeserver`; the database stays in `directory` for the next run."""
-    configuration = load(write_configuration(directory, homeserver, tables), {})
+    """Run the gateway before a homeserver; the database stays in `directory` for the next run."""
+    configuration = load(write_configuration(directory, homeserver_url, tables), {})
     log = io.StringIO()
     async with app.running(configuration, get_logger(LogSettings(level="debug"), log)) as addresses:
         port = int(addresses[0].rpartition(":")[2])

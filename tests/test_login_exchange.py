@@ -58,10 +58,10 @@ ROWS: list[tuple[dict[str, Any], object, int, str, str]] = [
     ({}, mint(algorithm="HS512"), 403, "M_FORBIDDEN", JWT + "unsupported_algorithm: HS512"),
     ({}, "eyJhbGciOiJub25lIn0.e30.", 403, "M_FORBIDDEN", JWT + "unsupported_algorithm: none"),
     ({}, mint(exp=now() - 100), 403, "M_FORBIDDEN", JWT + "expired_token: The token is expired"),
-    ({}, mint(nbf=now() + 100), 403, "M_FORBIDDEN", JWT + "invalid_token: The token is not valid yet"),
+    ({}, mint(nbf=now() + 3000), 403, "M_FORBIDDEN", JWT + "invalid_token: The token is not valid yet"),
     (
         {},
-        mint(iat=now() + 100),
+        mint(iat=now() + 3000),
         403,
         "M_FORBIDDEN",
         JWT + "invalid_token: The token is not valid as it was issued in the future",

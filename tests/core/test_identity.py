@@ -1,0 +1,155 @@
+"""Claims become the right Matrix user, or nobody."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.identity import ClaimNames, Identity, IdentityRules, Mapping, identify, parse_template
+from gateway.errors import Refusal, Refused
+
+
+def mapped(claims: dict[str, Any], names: dict[str, Any] | None = None, **rules: Any) -> Identity:
+    mapping = Mapping.of(IdentityRules(**rules), ClaimNames(**names or {}), "example.org", issuer_matters=False)
+    return identify(claims, mapping)
+
+
+def refusal(claims: dict[str, Any], names: dict[str, Any] | None = None, **rules: Any) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        mapped(claims, names, **rules)
+    return caught.value.refusal
+
+
+@pytest.mark.parametrize(
+    ("claims", "names", "rules", "localpart"),
+    [
+        ({"sub": "alice"}, {}, {}, "alice"),
+        ({"sub": "Alice"}, {}, {}, "alice"),
+        ({"sub": "a.b_c=d/e+f-1"}, {}, {}, "a.b_c=d/e+f-1"),
+        ({"sub": "@alice:example.org"}, {}, {}, "alice"),
+        ({"sub": "@Alice:EXAMPLE.org"}, {}, {}, "alice"),
+        ({"user": {"name": "bob"}}, {"subject_claim": "user.name"}, {}, "bob"),
+        ({"user.name": "bob"}, {"subject_claim": "user.name"}, {}, "bob"),
+        ({"https://x.y/z": "bob"}, {"subject_claim": "https://x.y/z"}, {}, "bob"),
+        ({"email": "bob@x.y"}, {"subject_claim": "email"}, {"localpart": r"{sub:([^@]+)@x\.y}"}, "bob"),
+        ({"sub": "1", "name": "bob"}, {}, {"localpart": "u-{name}"}, "u-bob"),
+        ({"sub": "1", "a": {"b": "x"}, "c": 7}, {}, {"localpart": "{a.b}.{c}"}, "x.7"),
+        ({"sub": "1", "https://x.y/z": "bob"}, {}, {"localpart": "{https://x.y/z}"}, "bob"),
+        ({"sub": "ab12"}, {}, {"localpart": r"{sub:([a-z]{2})[0-9]{2}}"}, "ab"),
+        ({"sub": "a b"}, {}, {"escape": True}, "a=20b"),
+        ({"sub": "_a=é"}, {}, {"escape": True}, "=5fa=3d=c3=a9"),
+        ({"sub": "Ab"}, {}, {"escape": True, "lowercase": False}, "=41b"),
+        ({"sub": "@a:example.org"}, {}, {"escape": True, "strip_server_name": False}, "=40a=3aexample.org"),
+        ({"sub": "x" * 242}, {}, {}, "x" * 242),
+        ({"sub": "alice"}, {}, {"allow": ["al.*"]}, "alice"),
+        ({"sub": "alice"}, {"required_claims": {"groups": "a"}}, {}, None),
+        ({"sub": "al", "groups": ["b", "a"]}, {"required_claims": {"groups": ["a", "z"]}}, {}, "al"),
+        ({"sub": "al", "scope": "openid a"}, {"required_claims": {"scope": "a"}}, {}, "al"),
+        ({"sub": "al", "n": True}, {"required_claims": {"n": 1}}, {}, None),
+        ({"sub": "al", "n": 1}, {"required_claims": {"n": 1}}, {}, "al"),
+    ],
+)
+def test_a_subject_gets_its_localpart(
+    claims: dict[str, Any], names: dict[str, Any], rules: dict[str, Any], localpart: str | None
+) -> None:
+    if localpart is None:
+        assert refusal(claims, names, **rules) is Refusal.IDENTITY_REFUSED
+        return
+    identity = mapped(claims, names, **rules)
+
+    assert (identity.localpart, identity.user_id) == (localpart, f"@{localpart}:example.org")
+
+
+@pytest.mark.parametrize("value", [None, "", 5, True, ["alice"], {"a": "b"}])
+def test_a_subject_that_is_no_text_is_refused(value: object) -> None:
+    assert refusal({"sub": value}) is Refusal.SUBJECT_MISSING
+
+
+@pytest.mark.parametrize("escape", [False, True])
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("subject", ["@bob:other.server", "@bob:", "@bob:example.org.evil", "@a:b:example.org"])
+def test_a_user_of_another_server_is_refused_always(subject: str, *, strip: bool, escape: bool) -> None:
+    assert refusal({"sub": subject}, escape=escape, strip_server_name=strip) is Refusal.BAD_LOCALPART
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["a b", "a:b", "alice@x", "é", "\u212aate", "\u0130", "_a", "123", "x" * 243, "a\n", "a\0", "@:example.org", "٣"],
+)
+def test_what_is_no_localpart_is_refused(subject: str) -> None:
+    assert refusal({"sub": subject}) is Refusal.BAD_LOCALPART
+
+
+@pytest.mark.parametrize(
+    ("rules", "subject"),
+    [
+        ({"allow": ["alice"]}, "malice"),
+        ({"allow": ["alice"]}, "alice2"),
+        ({"deny": ["admin"]}, "the-admin-2"),
+        ({"allow": ["a.*"], "deny": ["^ab$"]}, "ab"),
+    ],
+)
+def test_the_lists_fail_closed(rules: dict[str, Any], subject: str) -> None:
+    assert refusal({"sub": subject}, **rules) is Refusal.IDENTITY_REFUSED
+
+
+def test_the_users_own_appservice_is_denied_also_when_escaping_is_off() -> None:
+    assert refusal({"sub": "_login_gateway"}) is Refusal.BAD_LOCALPART
+
+
+def test_an_expression_must_match_the_whole_claim() -> None:
+    rules = {"localpart": r"{email:([^@]+)@example\.org}"}
+
+    assert refusal({"sub": "1", "email": "root@example.org.evil.net"}, **rules) is Refusal.BAD_LOCALPART
+
+
+def test_a_claim_of_the_template_that_is_missing_is_named() -> None:
+    with pytest.raises(Refused) as caught:
+        mapped({"sub": "1"}, localpart="{name}")
+    assert (caught.value.refusal, caught.value.detail) == (Refusal.CLAIM_MISSING, "name")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("alice", "names no claim"),
+        ("", "names no claim"),
+        ("{", "without the name"),
+        ("{}", "without the name"),
+        ("{sub", "without its }"),
+        ("{sub:(a}", "not a regular expression"),
+        ("{sub:a}", "has no group"),
+        ("{sub:(a)", "without its }"),
+        ("a}{sub}", "a } without its {"),
+    ],
+)
+def test_a_template_that_can_mean_nothing_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_template(text)
+
+
+@given(st.text())
+def test_any_template_is_read_or_refused(text: str) -> None:
+    try:
+        assert parse_template(text)
+    except ValueError:
+        pass
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["sub", "name", "groups"]), JSON), st.booleans())
+def test_any_claims_give_a_valid_user_id_or_a_refusal(claims: dict[str, Any], escape: bool) -> None:  # noqa: FBT001
+    try:
+        identity = mapped(claims, localpart="{sub}{name}", escape=escape)
+    except Refused as refused:
+        assert refused.status in {400, 403}
+    else:
+        assert len(identity.user_id.encode()) <= 255
+        assert set(identity.localpart) <= set("abcdefghijklmnopqrstuvwxyz0123456789._=/+-")
