@@ -91,9 +91,13 @@ class Reply:
 
 
 class Pool:
-    """Connections to one homeserver. Raises `Refused` where it can't be reached."""
+    """Connections to one homeserver. Raises `Refused` where it can't be reached.
 
-    def __init__(self, settings: PoolSettings) -> None:
+    `call_timeout` is what a call of the gateway's own may take, in seconds.
+    """
+
+    def __init__(self, settings: PoolSettings, *, call_timeout: float = _CALL_TIMEOUT) -> None:
+        self._call_timeout = call_timeout
         self.address = parse_address(settings.url)
         self._connect_timeout = settings.connect_timeout
         self._tls = ssl.create_default_context() if self.address.tls else None
@@ -121,7 +125,7 @@ class Pool:
         """
         head = request_head(method, target.encode(), [*fields, (b"Content-Length", b"%d" % len(body))])
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT):
+            async with asyncio.timeout(self._call_timeout):
                 async with self.connection() as connection:
                     try:
                         return await _exchange(connection, method, head + body)
@@ -134,7 +138,7 @@ class Pool:
             raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}") from error
         except TimeoutError as error:
             raise Refused(
-                Refusal.HOMESERVER_TOO_SLOW, reason=f"no answer within {_CALL_TIMEOUT} s to {method} {target}"
+                Refusal.HOMESERVER_TOO_SLOW, reason=f"no answer within {self._call_timeout:g} s to {method} {target}"
             ) from error
 
     async def close(self) -> None:
@@ -155,17 +159,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         address = self.address
 
-        def new_connection() -> Connection:
-            return Connection(loop, self._lost)
-
+        connection = Connection(loop, self._lost)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if address.unix_path:
-                    _, connection = await loop.create_unix_connection(new_connection, address.unix_path)
+                    await loop.create_unix_connection(lambda: connection, address.unix_path)
                 else:
-                    _, connection = await loop.create_connection(
-                        new_connection, address.host, address.port, ssl=self._tls
-                    )
+                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
         except TimeoutError as error:
             raise Refused(
                 Refusal.HOMESERVER_TOO_SLOW,
@@ -175,6 +175,9 @@ class Pool:
             raise Refused(
                 Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to the homeserver: {error}"
             ) from error
+        except asyncio.CancelledError:
+            connection.abort()  # it may have come about at the same moment
+            raise
         return connection
 
     def _lost(self, connection: Connection) -> None:

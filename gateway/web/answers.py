@@ -35,4 +35,5 @@ def homeserver_reply(reply: Reply) -> web.Response:
     )
     for name, value in CORS_HEADERS.items():
         fields.setdefault(name, value)
+    fields.setdefault("Server", SERVER)  # or aiohttp names itself and its version
     return web.Response(status=reply.status, body=reply.body, headers=fields)

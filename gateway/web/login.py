@@ -14,6 +14,7 @@ from gateway.logs import Logger
 from gateway.sign_in import Client, SignIn
 from gateway.tasks import Background
 from gateway.upstream.homeserver import HomeserverAnswered
+from gateway.upstream.pool import Reply
 from gateway.web.answers import homeserver_reply, refusal
 from gateway.web.relay import Relay, Relayed
 
@@ -67,12 +68,21 @@ class Login:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.
         exchange = self.background.spawn(self.sign_in(login, self._client(request, hop)), "login")
         try:
-            return homeserver_reply(await asyncio.shield(exchange))
+            await asyncio.wait([exchange])
+        except asyncio.CancelledError:
+            exchange.add_done_callback(self._unheard)
+            raise
+        try:
+            return homeserver_reply(exchange.result())
         except HomeserverAnswered as answered:
             self.log.info("login_refused", refusal="by_homeserver", reason=str(answered))
             return homeserver_reply(answered.reply)
         except Refused as refused:
             return self._refuse(refused, request, hop)
+
+    def _unheard(self, exchange: asyncio.Task[Reply]) -> None:
+        failure = "cancelled" if exchange.cancelled() else repr(exchange.exception() or "")
+        self.log.info("login_unheard", failure=failure)
 
     def _refuse(self, refused: Refused, request: web.BaseRequest, hop: Hop) -> web.Response:
         address = client_address(request.raw_headers, hop, self.trusted_proxies)

@@ -6,6 +6,8 @@ building, to `request.transport`; what it uses of aiohttp's inner parts stands i
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,6 +29,8 @@ _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 _WITHOUT_BODY: Final = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED))
 # A body that is looked into may be this large; larger ones pass as they are.
 _MAX_REWRITTEN: Final = 1024 * 1024
+# socket(7): SO_LINGER on, for no time.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
@@ -97,12 +101,17 @@ async def _exchange(relayed: Relayed, connection: Connection, head: bytes) -> we
     try:
         return await _answer(relayed, connection, upload)
     except Broken:
-        if upload.done() and upload.exception() is not None:
-            raise Refused(Refusal.BAD_REQUEST, "The request body broke off") from upload.exception()
+        if failure := _failure(upload):
+            raise Refused(Refusal.BAD_REQUEST, "The request body broke off") from failure
         raise
     finally:
         upload.cancel()
         await asyncio.wait([upload])
+        _failure(upload)  # looked at, or asyncio logs it as lost
+
+
+def _failure(upload: asyncio.Task[None]) -> BaseException | None:
+    return upload.exception() if upload.done() and not upload.cancelled() else None
 
 
 async def _answer(
@@ -110,7 +119,7 @@ async def _answer(
 ) -> web.StreamResponse:
     message, stream = await _final_message(relayed, connection)
     sent = await _Answer(relayed, message, stream).send()
-    uploaded = upload is None or (upload.done() and upload.exception() is None)
+    uploaded = upload is None or (upload.done() and not upload.cancelled() and upload.exception() is None)
     if uploaded and stream.is_eof() and not message.should_close:
         connection.finish()
     return sent
@@ -209,6 +218,9 @@ class _Answer:
         except Broken:
             sent.abort()
             return sent
+        except BaseException:
+            sent.abort()  # or an answer to this failure would stand inside of this one
+            raise
 
     def _keeps_alive(self, *, chunked: bool) -> bool:
         if not self._request.keep_alive:
@@ -261,8 +273,12 @@ class _Sent(web.StreamResponse):
     def abort(self) -> None:
         """Break the connection off, so that the client can't take a part for the whole."""
         self._keep_alive = False
-        if self._transport is not None:
-            self._transport.abort()
+        if self._transport is None:
+            return
+        if (connection := self._transport.get_extra_info("socket")) is not None:
+            # A reset: to a client of HTTP/1.0 a plain end would be the end of the body.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
 
 
 def _status_line(message: RawResponseMessage) -> bytes:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BeforeValidator, Field, field_validator
 
 from gateway.core.headers import Hop, is_trusted
@@ -105,14 +106,17 @@ class Gateway:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
         try:
-            return await self._routed(request)
+            response = await self._routed(request)
         except Refused as refused:
             say = self.log.warning if refused.status >= 500 else self.log.info
             say("request_refused", refusal=refused.refusal.name.lower(), reason=refused.reason)
             response = refusal(refused)
             if refused.refusal in {Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED}:
                 response.force_close()
-            return response
+        if "Transfer-Encoding" in request.headers:
+            # aiohttp 3.14 turns the last trailer field of a chunked request into a field of the next one.
+            response.force_close()
+        return response
 
     async def _routed(self, request: web.BaseRequest) -> web.StreamResponse:
         destination = route(request.method, "")
@@ -164,12 +168,20 @@ class _ClientConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that can't be read; a fault of our own is logged with its traceback by aiohttp."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has gone; nobody is there to be answered
         if exc is None or status >= 500:
             return super().handle_error(request, status, exc, message)
         self.logger.debug("unreadable request from %s: %s", request.remote, type(exc).__name__)
         response = refusal(Refused(Refusal.BAD_REQUEST, "The request could not be read"))
         response.force_close()
         return response
+
+    def log_exception(self, *args: object, **kw: object) -> None:
+        """Log a fault of ours; a body that broke off while nobody wanted the rest of it is none."""
+        error = kw.get("exc_info")
+        if not isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
+            super().log_exception(*args, **kw)
 
 
 class _Server(web.Server):

@@ -1,0 +1,109 @@
+"""Fields cross the gateway as they are, but for those of one hop and those that a client could lie with."""
+
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.headers import Field, Hop, client_address, end_to_end, is_trusted, to_homeserver
+
+TRUSTED = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("::1/128")]
+STRANGER = Hop("192.0.2.1", "http", trusted=False)
+PROXY = Hop("127.0.0.1", "http", trusted=True)
+
+
+def test_end_to_end_fields_keep_case_order_value_and_duplicates() -> None:
+    fields = [
+        (b"hOST", b"x"),
+        (b"Authorization", b"X-Matrix a"),
+        (b"authorization", b"X-Matrix b"),
+        (b"X-\xff", b"\xff"),
+    ]
+
+    assert end_to_end(fields) == fields
+
+
+def test_fields_of_the_hop_and_those_that_connection_names_stay() -> None:
+    fields = [
+        (b"Connection", b"close, X-Mine,keep-alive"),
+        (b"X-Mine", b"1"),
+        (b"Keep-Alive", b"1"),
+        (b"TE", b"trailers"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Upgrade", b"websocket"),
+        (b"Proxy-Authorization", b"x"),
+        (b"Proxy-Connection", b"x"),
+        (b"X-Other", b"2"),
+    ]
+
+    assert end_to_end(fields) == [(b"X-Other", b"2")]
+
+
+def test_connection_can_take_neither_host_nor_length_away() -> None:
+    fields = [(b"Connection", b"Host, Content-Length"), (b"Host", b"x"), (b"Content-Length", b"1")]
+
+    assert end_to_end(fields) == fields[1:]
+
+
+def test_what_a_stranger_says_of_itself_is_replaced() -> None:
+    lies: list[Field] = [
+        (b"Host", b"example.org"),
+        (b"X-Forwarded-For", b"6.6.6.6"),
+        (b"x_forwarded_for", b"6.6.6.6"),
+        (b"X-Forwarded_Proto", b"https"),
+        (b"X-FORWARDED-HOST", b"evil"),
+        (b"Forwarded", b"for=6.6.6.6"),
+        (b"X-Real-IP", b"6.6.6.6"),
+    ]
+
+    assert to_homeserver(lies, STRANGER) == [
+        (b"Host", b"example.org"),
+        (b"X-Forwarded-For", b"192.0.2.1"),
+        (b"X-Forwarded-Proto", b"http"),
+        (b"X-Forwarded-Host", b"example.org"),
+    ]
+
+
+def test_what_a_trusted_proxy_says_passes_and_only_the_rest_is_added() -> None:
+    fields = [(b"Host", b"h"), (b"X-Forwarded-For", b"192.0.2.9, 10.0.0.1"), (b"X-Forwarded-Proto", b"https")]
+
+    assert to_homeserver(fields, PROXY) == [*fields, (b"X-Forwarded-Host", b"h")]
+
+
+def test_via_is_added_where_a_name_is_given() -> None:
+    assert to_homeserver([(b"Host", b"h")], PROXY, "gateway")[-1] == (b"Via", b"1.1 gateway")
+
+
+@pytest.mark.parametrize(
+    ("peer", "trusted"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:10.1.2.3", True), ("", True), ("192.0.2.1", False), ("x", False)],
+)
+def test_trust_goes_by_address(peer: str, *, trusted: bool) -> None:
+    assert is_trusted(peer, TRUSTED) is trusted
+
+
+@pytest.mark.parametrize(
+    ("hop", "values", "address"),
+    [
+        (STRANGER, [b"6.6.6.6"], "192.0.2.1"),
+        (PROXY, [], "127.0.0.1"),
+        (PROXY, [b"192.0.2.9"], "192.0.2.9"),
+        (PROXY, [b"6.6.6.6, 192.0.2.9, 10.0.0.1"], "192.0.2.9"),
+        (PROXY, [b"6.6.6.6", b"192.0.2.9"], "192.0.2.9"),
+        (PROXY, [b"10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        (PROXY, [b"nonsense"], "127.0.0.1"),
+    ],
+)
+def test_the_client_is_the_first_from_the_right_that_is_no_trusted_proxy(
+    hop: Hop, values: list[bytes], address: str
+) -> None:
+    assert client_address([(b"X-Forwarded-For", value) for value in values], hop, TRUSTED) == address
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20)), max_size=8))
+def test_filtering_twice_is_filtering_once(fields: list[Field]) -> None:
+    once = end_to_end(fields)
+
+    assert end_to_end(once) == once
+    assert to_homeserver(once, STRANGER) == to_homeserver(to_homeserver(once, STRANGER), STRANGER)

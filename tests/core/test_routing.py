@@ -1,0 +1,45 @@
+"""The four login paths are ours, as they are written, and nothing else is."""
+
+import pytest
+
+from gateway.core.routing import LOGIN_PATHS, Route, route
+
+
+@pytest.mark.parametrize("path", sorted(LOGIN_PATHS))
+@pytest.mark.parametrize("query", ["", "?", "?a=b", "?a=/../"])
+def test_the_login_paths_are_intercepted_with_any_query(path: str, query: str) -> None:
+    assert route("POST", path + query) is Route.LOGIN
+    assert route("GET", path + query) is Route.LOGIN_FLOWS
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "post"])
+def test_other_methods_of_a_login_path_are_relayed(method: str) -> None:
+    assert route(method, "/_matrix/client/v3/login") is Route.RELAY
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/_matrix/client/v3/login/",
+        "/_matrix/client/v3//login",
+        "//_matrix/client/v3/login",
+        "/_matrix/client/v3/log%69n",
+        "/_matrix/client/v3/./login",
+        "/_matrix/client/v3/x/../login",
+        "/_matrix/client/v3/login;a",
+        "/_matrix/client/v3/login#a",
+        "/_matrix/client/v3/LOGIN",
+        "/_matrix/client/v4/login",
+        "/_matrix/client/v3/login/sso/redirect",
+        "/",
+        "*",
+        "",
+    ],
+)
+def test_every_other_spelling_is_relayed(target: str) -> None:
+    assert route("POST", target) is Route.RELAY
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_trace_and_connect_are_refused(method: str) -> None:
+    assert route(method, "/_matrix/client/v3/login") is Route.REFUSE

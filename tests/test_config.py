@@ -1,0 +1,301 @@
+"""The configuration: every problem in one report with its place and mend, and an example that never goes stale."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from gateway.config import ALLOW_UNSIGNED, Configuration, Settings, load
+from gateway.core.accounts import AccountRules
+from gateway.errors import ConfigurationError
+
+EXAMPLE = Path(__file__).parent.parent / "config" / "gateway.example.toml"
+AS_TOKEN = "0123456789abcdef0123456789abcdef"
+SECRET = "a secret of at least thirty-two bytes"
+BASE = f"""\
+[homeserver]
+url = "http://127.0.0.1:8008"
+server_name = "example.org"
+[session]
+as_token = "{AS_TOKEN}"
+[jwt]
+"""
+GOOD = BASE + f'secret = "{SECRET}"\n'
+
+
+def read(directory: Path, text: str | bytes, **environment: str) -> Configuration:
+    path = directory / "gateway.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(0o600)
+    return load(path, environment)
+
+
+def problems(directory: Path, text: str | bytes, **environment: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        read(directory, text, **environment)
+    return [problem.replace(f"{directory}/", "") for problem in caught.value.problems]
+
+
+def test_a_small_file_is_enough(tmp_path: Path) -> None:
+    configuration = read(tmp_path, GOOD)
+
+    assert configuration.settings.server.listen == ["127.0.0.1:8010"]
+    assert configuration.as_token == AS_TOKEN
+    assert configuration.database.url == f"sqlite:///{tmp_path}/gateway.db"
+    assert configuration.account_rules == AccountRules()
+    assert SECRET not in repr(configuration)
+    assert AS_TOKEN not in repr(configuration)
+
+
+def test_every_problem_stands_in_one_report_with_its_line(tmp_path: Path) -> None:
+    text = """\
+[server]
+listen = ["nowhere"]
+drain_tmeout = 3
+[homeserver]
+url = "http://127.0.0.1:8008/path"
+[session]
+as_token_file = "missing"
+[jwt]
+leeway = "60"
+secret_file = "missing too"
+[database]
+url = "mysql://x/y"
+[idntity]
+"""
+    assert problems(tmp_path, text) == [
+        "gateway.toml:2: [server] listen: write HOST:PORT, [::1]:PORT or unix:/PATH",
+        "gateway.toml:3: [server] drain_tmeout: unknown key; the nearest known one is 'drain_timeout'",
+        "gateway.toml:5: [homeserver] url: only scheme, host and port belong here: paths are kept as clients send them",
+        "gateway.toml:4: [homeserver] server_name: is missing; it has no default",
+        "gateway.toml:9: [jwt] leeway: must be a whole number",
+        "gateway.toml:12: [database] url: this version keeps its accounts in SQLite alone; write sqlite:///FILE",
+        "gateway.toml:13: [idntity]: unknown table; the nearest known one is 'identity'",
+        "gateway.toml:10: [jwt] secret_file: missing too can't be read: No such file or directory",
+        "gateway.toml:7: [session] as_token_file: missing can't be read: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BASE + "leeway = true\n" + f'secret = "{SECRET}"\n', "gateway.toml:7: [jwt] leeway: must be a whole number"),
+        (GOOD + 'enable = "yes"\n', "gateway.toml:8: [jwt] enable: must be true or false"),
+        (GOOD + "required_claims = 3\n", "must be a table, as in { name = value }"),
+        (GOOD + 'format = "JWKS"\n', "[jwt] format: must be 'HMAC', 'B64HMAC', 'ECDSA', 'RSA' or 'EDDSA'"),
+        (GOOD + 'algorithm = "RS256"\n', "'RS256' does not belong to format 'HMAC'; use one of HS256, HS384, HS512"),
+        (GOOD + "algorithm = []\n", "algorithm: the list is empty"),
+        (GOOD + f'secret_file = "{EXAMPLE}"\n', "[jwt] secret_file: stands beside `secret`; keep one of the two"),
+        (GOOD + "validate_signature = false\n", f"set {ALLOW_UNSIGNED}=1 in the environment"),
+        (BASE, "[jwt] secret: there is none; set `secret` or `secret_file`"),
+        (BASE + 'secret = ""\n', "it is empty"),
+        (BASE + 'secret = "short"\n', "5 bytes are too short for HS256"),
+        (BASE + 'secret_file = "."\n', "can't be read: Is a directory"),
+        (BASE + 'secret_file = "${CREDENTIALS_DIRECTORY}/x"\n', "${CREDENTIALS_DIRECTORY} is not set"),
+        (GOOD.replace(AS_TOKEN, "two words"), "must be one word of printable ASCII characters"),
+        (GOOD + '[database]\nurl = "sqlite:///none/x.db"\n', "there is no directory"),
+        (GOOD + '[identity]\nlocalpart = "x"\n', "it names no claim"),
+        (GOOD + '[identity]\ndeny = ["("]\n', "'(' is not a regular expression"),
+        (GOOD + '[server]\ntrusted_proxies = ["10.0.0.1/8"]\n', "not a network such as 127.0.0.0/8"),
+        ("nonsense", "not TOML: "),
+        (b"\xff\xfe", "not UTF-8 text"),
+    ],
+)
+def test_a_problem_names_its_mend_and_no_secret(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    (problem,) = problems(tmp_path, text)
+
+    assert expected in problem
+    assert SECRET not in problem
+    assert AS_TOKEN not in problem
+
+
+@pytest.mark.parametrize("name", ["none.toml", "."])
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        load(tmp_path / name, {})
+
+
+def test_secrets_come_from_files_beside_the_configuration_or_of_systemd(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (tmp_path / "a").write_text(SECRET + "\n")
+    (credentials / "b").write_text(SECRET[::-1] + "\r\n")
+    (credentials / "as_token").write_text(AS_TOKEN + "\n")
+    text = BASE.replace(f'as_token = "{AS_TOKEN}"', 'as_token_file = "${CREDENTIALS_DIRECTORY}/as_token"')
+
+    configuration = read(
+        tmp_path,
+        text + 'secret_file = ["a", "${CREDENTIALS_DIRECTORY}/b"]\n',
+        CREDENTIALS_DIRECTORY=str(credentials),
+    )
+
+    assert configuration.secrets == (SECRET, SECRET[::-1])
+    assert configuration.as_token == AS_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("JWT__LEEWAY", "5", {"leeway": 5}),
+        ("JWT__REQUIRE_EXP", "true", {"require_exp": True}),
+        ("JWT__AUDIENCE", '["a", "b"]', {"audience": ["a", "b"]}),
+        (
+            "JWT__SECRET",
+            "0123456789012345678901234567890123456789",
+            {"secret": ["0123456789012345678901234567890123456789"]},
+        ),
+        ("JWT__SUBJECT_CLAIM", "5", {"subject_claim": "5"}),
+    ],
+)
+def test_any_key_can_come_from_the_environment(
+    tmp_path: Path, name: str, value: str, expected: dict[str, Any]
+) -> None:
+    configuration = read(tmp_path, GOOD, **{f"MATRIX_LOGIN_GATEWAY__{name}": value})
+
+    assert expected.items() <= configuration.settings.jwt.model_dump().items()
+
+
+def test_a_problem_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    assert problems(tmp_path, GOOD, MATRIX_LOGIN_GATEWAY__JWT__LEWAY="5") == [
+        "environment MATRIX_LOGIN_GATEWAY__JWT__LEWAY: [jwt] leway: unknown key; the nearest known one is 'leeway'"
+    ]
+
+
+def test_a_jwt_table_of_palpo_moves_over_as_it_is(tmp_path: Path) -> None:
+    configuration = read(
+        tmp_path,
+        BASE
+        + f"""\
+enable = true
+key = "{SECRET}"
+format = "HMAC"
+algorithm = "HS256"
+register_user = true
+audience = []
+issuer = []
+require_exp = false
+require_nbf = false
+validate_exp = true
+validate_nbf = true
+validate_signature = true
+""",
+    )
+
+    assert configuration.secrets == (SECRET,)
+    assert read(tmp_path, GOOD + 'format = "HMACB64"\n'.replace("HMACB64", "HMAC")).settings.jwt.format == "HMAC"
+    other = read(tmp_path, BASE + 'format = "HMACB64"\nsecret = "' + "QUJD" * 12 + '"\n')
+    assert other.settings.jwt.format == "B64HMAC"
+
+
+def test_what_is_unwise_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "secret").chmod(0o644)
+
+    warnings = read(tmp_path, BASE + 'secret_file = "secret"\nemail_claim = "email"\n').warnings
+
+    assert [warning.partition(":")[0].replace(f"{tmp_path}/", "") for warning in warnings] == [
+        "secret",
+        "[jwt] require_exp",
+        "[jwt] issuer",
+        "[jwt] email_claim",
+    ]
+
+
+def test_unsigned_tokens_need_a_word_in_the_environment_and_are_warned_of(tmp_path: Path) -> None:
+    configuration = read(tmp_path, BASE + "validate_signature = false\n", **{ALLOW_UNSIGNED: "1"})
+
+    assert "[jwt] validate_signature: is false; everybody can log in as anybody" in configuration.warnings
+
+
+def test_without_jwt_login_nothing_secret_is_needed(tmp_path: Path) -> None:
+    text = BASE.replace(f'as_token = "{AS_TOKEN}"', "") + "enable = false\n"
+
+    assert not read(tmp_path, text).settings.jwt.enable
+
+
+def test_the_example_is_a_good_configuration(tmp_path: Path) -> None:
+    (tmp_path / "as_token").write_text(AS_TOKEN)
+    (tmp_path / "jwt.secret").write_text(SECRET)
+
+    assert read(tmp_path, EXAMPLE.read_bytes()).settings.jwt.require_exp
+
+
+def example_keys() -> dict[tuple[str, str], str]:
+    """Every key of the example, commented out or not, with its value as it is written."""
+    keys: dict[tuple[str, str], str] = {}
+    table = ""
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            table = header[1]
+        elif key := re.fullmatch(r"#?(\w+) = (.*)", line):
+            keys[table, key[1]] = key[2]
+    return keys
+
+
+def known_keys() -> dict[tuple[str, str], Any]:
+    return {
+        (table, key): field
+        for table, outer in Settings.model_fields.items()
+        if isinstance(outer.annotation, type) and issubclass(outer.annotation, BaseModel)
+        for key, field in outer.annotation.model_fields.items()
+    }
+
+
+def test_the_example_has_every_key_and_no_other() -> None:
+    assert set(example_keys()) == set(known_keys())
+
+
+# What an operator must set, or what only makes sense with a value.
+SET = {("homeserver", "url"), ("homeserver", "server_name"), ("session", "as_token_file"), ("session", "as_token")}
+SET |= {("jwt", key) for key in ("secret", "secret_file", "require_exp", "required_claims", "token_type")}
+SET |= {("jwt", key) for key in ("display_name_claim", "avatar_claim", "email_claim")}
+
+
+@pytest.mark.parametrize("key", sorted(set(known_keys()) - SET), ids=".".join)
+def test_the_example_shows_the_default(key: tuple[str, str]) -> None:
+    table, name = key
+    field = Settings.model_fields[table].annotation
+    assert isinstance(field, type)
+    shown = tomllib.loads(f"[{table}]\n{name} = {example_keys()[key]}\n")[table][name]
+    required = {"url": "http://localhost", "server_name": "localhost"} if table == "homeserver" else {}
+    assert issubclass(field, BaseModel)
+
+    assert getattr(field.model_validate({**required, name: shown}), name) == getattr(
+        field.model_validate(required), name
+    )
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=20).map(ascii).map(ast.literal_eval),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(key=st.sampled_from(sorted(known_keys())), value=VALUES)
+def test_any_value_is_taken_or_reported(tmp_path: Path, key: tuple[str, str], value: Any) -> None:
+    tables: dict[str, Any] = tomllib.loads(GOOD)
+    tables.setdefault(key[0], {})[key[1]] = value
+    lines = [
+        f"[{table}]\n"
+        + "".join(f"{name} = {json.dumps(given, ensure_ascii=False)}\n" for name, given in keys.items())
+        for table, keys in tables.items()
+    ]
+    try:
+        read(tmp_path, "".join(lines))
+    except ConfigurationError as error:
+        assert error.problems
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(raw=st.binary() | st.text().map(str.encode))
+def test_any_octets_as_file_are_reported(tmp_path: Path, raw: bytes) -> None:
+    assert problems(tmp_path, raw)
