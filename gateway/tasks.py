@@ -29,11 +29,15 @@ class Background:
 
     async def close(self, patience: float) -> None:
         """Wait up to `patience` seconds for what still runs, then cancel it."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=patience)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + patience
+        # A login that ends may leave a profile to be set.
+        while self._tasks and (left := ends - loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+        late = list(self._tasks)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _report(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -73,7 +73,7 @@ url = "mysql://x/y"
     assert problems(tmp_path, text) == [
         "gateway.toml:2: [server] listen: write HOST:PORT, [::1]:PORT or unix:/PATH",
         "gateway.toml:3: [server] drain_tmeout: unknown key; the nearest known one is 'drain_timeout'",
-        "gateway.toml:5: [homeserver] url: only scheme, host and port belong here: paths are kept as clients send them",
+        "gateway.toml:5: [homeserver] url: only scheme, host and port belong here: paths are kept as clients send them",  # noqa: E501 - as printed
         "gateway.toml:4: [homeserver] server_name: is missing; it has no default",
         "gateway.toml:9: [jwt] leeway: must be a whole number",
         "gateway.toml:12: [database] url: this version keeps its accounts in SQLite alone; write sqlite:///FILE",

@@ -87,6 +87,8 @@ class Relay:
         fields = to_homeserver(request.raw_headers, relayed.hop, self._via)
         if relayed.without:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
+        if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
+            fields.insert(0, (b"Host", self._pool.address.authority.encode()))
         if relayed.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import _ErrInfo
 from pydantic import BeforeValidator, Field, field_validator
 
 from gateway.core.headers import Hop, is_trusted
@@ -122,6 +123,8 @@ class Gateway:
         destination = route(request.method, "")
         if destination is Route.REFUSE:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
+        if "Host" not in request.headers and request.version >= (1, 1):  # RFC 9112 3.2
+            raise Refused(Refusal.BAD_REQUEST, "The request names no host")
         target = origin_form(request)
         hop = self._hop(request)
         match route(request.method, target):
@@ -159,6 +162,14 @@ class _ClientConnection(web.RequestHandler):
     """aiohttp's server side of a connection, with our answer to what it can't read."""
 
     __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; aiohttp 3.14 leaves whoever reads a body waiting for ever when the rest of it can't be read."""
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            request = self._current_request
+            if request is not None and not request.content.is_eof():
+                request.content.set_exception(web.RequestPayloadError("The request body can't be read"))
 
     def handle_error(
         self,

@@ -1,5 +1,6 @@
 """Claims become the right Matrix user, or nobody."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -99,9 +100,9 @@ def test_the_users_own_appservice_is_denied_also_when_escaping_is_off() -> None:
 
 
 def test_an_expression_must_match_the_whole_claim() -> None:
-    rules = {"localpart": r"{email:([^@]+)@example\.org}"}
+    template = r"{email:([^@]+)@example\.org}"
 
-    assert refusal({"sub": "1", "email": "root@example.org.evil.net"}, **rules) is Refusal.BAD_LOCALPART
+    assert refusal({"sub": "1", "email": "root@example.org.evil.net"}, localpart=template) is Refusal.BAD_LOCALPART
 
 
 def test_a_claim_of_the_template_that_is_missing_is_named() -> None:
@@ -131,10 +132,8 @@ def test_a_template_that_can_mean_nothing_is_refused(text: str, why: str) -> Non
 
 @given(st.text())
 def test_any_template_is_read_or_refused(text: str) -> None:
-    try:
+    with suppress(ValueError):
         assert parse_template(text)
-    except ValueError:
-        pass
 
 
 JSON = st.recursive(

@@ -49,7 +49,7 @@ def test_a_good_token_gives_its_claims() -> None:
     assert check(sign({"sub": "alice"})) == {"sub": "alice"}
 
 
-PRIVATE = {
+PRIVATE: dict[str, Any] = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "ES384": ec.generate_private_key(ec.SECP384R1()),
     "ES512": ec.generate_private_key(ec.SECP521R1()),
@@ -66,7 +66,8 @@ ALGORITHMS = [
 
 
 def public_pem(name: str) -> str:
-    return PRIVATE[name].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    pem: bytes = PRIVATE[name].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
 
 
 @pytest.mark.parametrize(("key_format", "algorithm", "name"), ALGORITHMS)

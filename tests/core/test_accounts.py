@@ -1,0 +1,85 @@
+"""Whose account it is, and what comes next on the way to a session."""
+
+import pytest
+
+from gateway.core.accounts import Account, AccountRules, State, Step, check_existence, choose_account, next_step
+from gateway.core.identity import Identity
+from gateway.errors import Refusal, Refused
+
+ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
+
+
+def row(localpart: str = "alice", issuer: str = "iss", subject: str = "s1", state: State = State.ACTIVE) -> Account:
+    return Account(localpart, issuer, subject, state, 0, None)
+
+
+def test_a_stranger_has_no_account() -> None:
+    assert choose_account([], ALICE) is None
+    assert choose_account([row("bob", "other", "s1")], ALICE) is None
+
+
+@pytest.mark.parametrize("issuer", ["iss", ""])
+def test_the_owner_gets_its_account_also_from_a_time_without_issuers(issuer: str) -> None:
+    assert choose_account([row(issuer=issuer)], ALICE) == row(issuer=issuer)
+
+
+@pytest.mark.parametrize("other", [row(subject="s2"), row(issuer="other")])
+def test_an_account_of_another_subject_or_issuer_is_refused(other: Account) -> None:
+    with pytest.raises(Refused) as caught:
+        choose_account([other], ALICE)
+    assert caught.value.refusal is Refusal.IDENTITY_REFUSED
+
+
+def test_a_subject_keeps_its_account_when_its_name_changes() -> None:
+    assert choose_account([row("old-name")], ALICE) == row("old-name")
+    assert choose_account([row("old-name"), row(subject="s2")], ALICE) == row("old-name")
+
+
+@pytest.mark.parametrize(
+    ("state", "register_user", "existing_accounts", "step"),
+    [
+        (None, True, "link", Step.PROVIDE),
+        (None, True, "refuse", Step.ASK_HOMESERVER),
+        (None, False, "link", Step.ASK_HOMESERVER),
+        (None, False, "refuse", Step.ASK_HOMESERVER),
+        (State.PENDING, True, "link", Step.PROVIDE),
+        (State.PENDING, True, "refuse", Step.PROVIDE),
+        (State.PENDING, False, "link", Step.ASK_HOMESERVER),
+        (State.ACTIVE, True, "link", Step.OPEN_SESSION),
+        (State.ACTIVE, False, "refuse", Step.OPEN_SESSION),
+    ],
+)
+def test_each_state_has_its_next_step(
+    state: State | None, *, register_user: bool, existing_accounts: str, step: Step
+) -> None:
+    rules = AccountRules.model_validate({"register_user": register_user, "existing_accounts": existing_accounts})
+
+    assert next_step(None if state is None else row(state=state), rules) is step
+
+
+def test_a_locked_account_goes_no_further() -> None:
+    with pytest.raises(Refused) as caught:
+        next_step(row(state=State.LOCKED), AccountRules())
+    assert caught.value.refusal is Refusal.ACCOUNT_LOCKED
+
+
+@pytest.mark.parametrize(
+    ("account", "rules", "exists", "refusal"),
+    [
+        (None, AccountRules(register_user=False), False, Refusal.USER_NOT_FOUND),
+        (row(state=State.PENDING), AccountRules(register_user=False), False, Refusal.USER_NOT_FOUND),
+        (None, AccountRules(existing_accounts="refuse"), True, Refusal.IDENTITY_REFUSED),
+        (row(), AccountRules(existing_accounts="refuse"), True, None),
+        (None, AccountRules(existing_accounts="refuse"), False, None),
+        (None, AccountRules(register_user=False), True, None),
+    ],
+)
+def test_what_the_homeserver_has_decides(
+    account: Account | None, rules: AccountRules, refusal: Refusal | None, *, exists: bool
+) -> None:
+    if refusal is None:
+        check_existence(account, rules, exists=exists)
+        return
+    with pytest.raises(Refused) as caught:
+        check_existence(account, rules, exists=exists)
+    assert caught.value.refusal is refusal

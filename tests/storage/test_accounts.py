@@ -1,0 +1,91 @@
+"""One row for each account, also when many claim it at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.accounts import Account, State
+from gateway.core.identity import Identity
+from gateway.storage.accounts import Accounts
+from gateway.storage.database import Database, DatabaseSettings, open_database
+from gateway.storage.used_tokens import UsedTokens
+
+ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def accounts(database: Database) -> Accounts:
+    return Accounts(database)
+
+
+async def test_a_claim_is_pending_until_it_is_activated(accounts: Accounts) -> None:
+    claimed = await accounts.claim(ALICE, 5)
+    await accounts.activate("alice")
+
+    assert claimed == [Account("alice", "iss", "s1", State.PENDING, 5, 5)]
+    assert await accounts.find(ALICE) == [Account("alice", "iss", "s1", State.ACTIVE, 5, 5)]
+
+
+async def test_many_claims_at_once_give_one_row(accounts: Accounts) -> None:
+    rivals = [Identity("iss", f"s{number}", "alice", "@alice:example.org") for number in range(10)]
+
+    found = await asyncio.gather(*(accounts.claim(identity, 1) for identity in rivals * 3))
+
+    assert len({tuple(rows) for rows in found}) == 1
+    assert len(await accounts.all()) == 1
+
+
+async def test_a_subject_is_found_by_its_name_and_by_itself(accounts: Accounts) -> None:
+    await accounts.claim(ALICE, 1)
+
+    assert len(await accounts.find(Identity("iss", "s1", "renamed", "@renamed:example.org"))) == 1
+    assert len(await accounts.find(Identity("iss", "other", "alice", "@alice:example.org"))) == 1
+    assert await accounts.find(Identity("iss", "other", "bob", "@bob:example.org")) == []
+
+
+async def test_activating_does_not_unlock(accounts: Accounts, database: Database) -> None:
+    await accounts.claim(ALICE, 1)
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("UPDATE accounts SET state = 'locked'")
+    await accounts.activate("alice")
+
+    (account,) = await accounts.all()
+    assert account.state is State.LOCKED
+
+
+async def test_when_users_were_seen_is_written_together(accounts: Accounts) -> None:
+    await accounts.claim(ALICE, 1)
+    await accounts.claim(Identity("iss", "s2", "bob", "@bob:example.org"), 1)
+    await accounts.saw({"alice": 7, "bob": 8, "nobody": 9})
+
+    assert [account.last_seen_at for account in await accounts.all()] == [7, 8]
+
+
+async def test_a_transaction_that_fails_changes_nothing_and_leaves_nothing_open(database: Database) -> None:
+    with pytest.raises(KeyError):
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
+            raise KeyError
+    async with database.transaction() as connection:
+        assert (await connection.exec_driver_sql("SELECT * FROM used_tokens")).all() == []
+
+
+async def test_a_token_is_used_once_and_forgotten_when_it_has_expired(database: Database) -> None:
+    used = UsedTokens(database)
+
+    first = await asyncio.gather(*(used.use("iss", "1", 100, now=50) for _ in range(10)))
+
+    assert sorted(first) == [False] * 9 + [True]
+    assert await used.use("other", "1", 100, now=50)
+    assert await used.use("iss", "2", None, now=50)
+    assert not await used.use("iss", "1", 100, now=101)
+    assert await used.use("iss", "1", 300, now=102)
+    assert not await used.use("iss", "2", None, now=10_000)
