@@ -25,6 +25,15 @@ class Broken(Exception):
     """The connection ended, or spoke something else than HTTP, before the answer was there."""
 
 
+def break_body(loop: asyncio.AbstractEventLoop, body: StreamReader, error: Exception) -> None:
+    """Make whoever reads a body fail.
+
+    Once more when readers have run: aiohttp 3.14 loses the failure for a reader that the end of a chunk woke just before.
+    """
+    body.set_exception(error)
+    loop.call_soon(body.set_exception, error)
+
+
 class Connection(BaseProtocol):
     """A connection that carries one exchange at a time; `on_lost` is called when it ends."""
 
@@ -154,7 +163,7 @@ class Connection(BaseProtocol):
 
     def _break_body(self, error: BaseException) -> None:
         if self._body is not None and not self._body.is_eof():
-            self._body.set_exception(Broken(str(error)))
+            break_body(self._loop, self._body, Broken(str(error)))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

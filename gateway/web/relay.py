@@ -275,7 +275,7 @@ class _Sent(web.StreamResponse):
     def abort(self) -> None:
         """Break the connection off, so that the client can't take a part for the whole."""
         self._keep_alive = False
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             return
         if (connection := self._transport.get_extra_info("socket")) is not None:
             # A reset: to a client of HTTP/1.0 a plain end would be the end of the body.

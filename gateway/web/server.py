@@ -21,10 +21,12 @@ from gateway.core.routing import Route, route
 from gateway.errors import Refusal, Refused, Unusable
 from gateway.logs import Logger
 from gateway.settings import Table
+from gateway.upstream.wire import break_body
 from gateway.web.answers import refusal
 from gateway.web.login import Login
 from gateway.web.relay import Relay, Relayed
 
+_VERSIONS: Final = frozenset(((1, 0), (1, 1)))
 # A /sync with a filter in its query may have 64 KiB.
 _MAX_LINE: Final = 2**16
 
@@ -123,6 +125,8 @@ class Gateway:
         destination = route(request.method, "")
         if destination is Route.REFUSE:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
+        if request.version not in _VERSIONS:
+            raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
         if "Host" not in request.headers and request.version >= (1, 1):  # RFC 9112 3.2
             raise Refused(Refusal.BAD_REQUEST, "The request names no host")
         target = origin_form(request)
@@ -169,7 +173,7 @@ class _ClientConnection(web.RequestHandler):
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             request = self._current_request
             if request is not None and not request.content.is_eof():
-                request.content.set_exception(web.RequestPayloadError("The request body can't be read"))
+                break_body(self._loop, request.content, web.RequestPayloadError("The request body can't be read"))
 
     def handle_error(
         self,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_homeserver import FakeHomeserver
 from tests.raw_http import RawServer, Script, exchange
 from tests.running_gateway import LOGIN, RunningGateway, running_gateway
-from tests.fake_homeserver import FakeHomeserver
 
 OURS = {"type": "org.matrix.login.jwt"}
 REQUEST = f"GET {LOGIN} HTTP/1.1\r\nHost: example.org\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n".encode()

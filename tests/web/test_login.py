@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.core.headers import CORS_HEADERS
 from tests.fake_homeserver import FakeHomeserver, Fault, User
-from tests.raw_http import Script, RawServer, connected, exchange, never_accepting
+from tests.raw_http import RawServer, Script, connected, exchange, never_accepting
 from tests.running_gateway import (
     AS_TOKEN,
     LOGIN,

@@ -1,0 +1,182 @@
+"""The public side: what is refused before it reaches anybody, what can be listened on, and how it ends."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import Unusable
+from gateway.web.server import Listen, ServerSettings, parse_listen
+from tests.fake_homeserver import FakeHomeserver, Fault
+from tests.raw_http import RawServer, Script, connected, exchange, read_message
+from tests.running_gateway import LOGIN, RunningGateway, mint, running_gateway
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+HOST = b"Host: example.org\r\n"
+BODY = b"Content-Length: 1\r\n\r\na"
+
+REFUSED = {
+    "TRACE": (b"TRACE / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+    "CONNECT": (b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+    "two hosts": (b"GET / HTTP/1.1\r\n" + HOST + b"Host: other.example\r\n\r\n", 400),
+    "no host": (b"GET / HTTP/1.1\r\nX: 1\r\n\r\n", 400),
+    "both lengths": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n" + BODY, 400),
+    "two lengths": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n" + BODY, 400),
+    "a list of lengths": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1, 1\r\n\r\na", 400),
+    "a signed length": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +1\r\n\r\na", 400),
+    "a length of letters": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: a\r\n\r\na", 400),
+    "chunked twice": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400),
+    "a coding after chunked": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked, gzip\r\n\r\n", 400),
+    "an unknown coding": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+    "a coding in HTTP/1.0": (b"POST / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "a coding before chunked": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "a space before the colon": (b"GET / HTTP/1.1\r\n" + HOST + b"X : 1\r\n\r\n", 400),
+    "obs-fold": (b"GET / HTTP/1.1\r\n" + HOST + b"X: 1\r\n 2\r\n\r\n", 400),
+    "a bare LF": (b"GET / HTTP/1.1\n" + HOST + b"\r\n", 400),
+    "a bare LF between fields": (b"GET / HTTP/1.1\r\nX: 1\nHost: example.org\r\n\r\n", 400),
+    "a bare CR in a value": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n", 400),
+    "NUL in a value": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n", 400),
+    "a name that is no token": (b"GET / HTTP/1.1\r\n" + HOST + b"X(: 1\r\n\r\n", 400),
+    "no name": (b"GET / HTTP/1.1\r\n" + HOST + b": 1\r\n\r\n", 400),
+    "a space in the target": (b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "octets over 0x7F in the target": (b"GET /\xc3\xa4 HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "a relative target": (b"GET a HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "an asterisk": (b"GET * HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "a foreign absolute target": (b"GET http://other.example/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "a user in the target": (b"GET http://a@example.org/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "another scheme": (b"GET ftp://example.org/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "a broken absolute target": (b"GET http://[::1/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/1.2": (b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400),
+    "a huge field": (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 70000 + b"\r\n\r\n", 400),
+    "too many fields": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n" * 5000 + b"\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_can_be_read_in_two_ways_is_refused_and_reaches_nobody(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request, status = REFUSED[case]
+    script = Script(OK)
+    async with RawServer(script).running() as upstream, running_gateway(tmp_path, upstream.url) as gateway:
+        async with asyncio.timeout(5):
+            answer = await exchange(gateway.port, request + b"GET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert upstream.connections == 0
+    start, _, body = answer.partition(b"\r\n")
+    assert start.split()[1] == b"%d" % status, answer
+    assert b"Access-Control-Allow-Origin: *\r\n" in body
+    assert b'"errcode": "M_UN' in body
+    assert answer.count(b"HTTP/1.") == 1
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_path_of_a_chunked_login_can_not_carry_a_trailer_into_the_next_request(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    body = b'{"type": "org.matrix.login.jwt", "token": "abc"}'
+    request = b"POST " + LOGIN.encode() + b" HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    request += b"%x\r\n%b\r\n0\r\nAuthorization: Bearer smuggled\r\n\r\n" % (len(body), body)
+    async with asyncio.timeout(5):
+        answer = await exchange(gateway.port, request + b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert homeserver.seen == []
+
+
+async def test_an_answer_of_ours_keeps_the_connection(gateway: RunningGateway) -> None:
+    body = b'{"type": "org.matrix.login.jwt", "token": "abc"}'
+    request = b"POST " + LOGIN.encode() + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with connected(gateway.port) as client:
+        for _ in range(3):
+            await client.send(request)
+            assert (await client.answer()).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("127.0.0.1:8010", Listen("127.0.0.1", 8010)),
+        ("[::1]:0", Listen("::1", 0)),
+        ("localhost:65535", Listen("localhost", 65535)),
+        ("unix:/run/g.sock", Listen(unix_path="/run/g.sock")),
+    ],
+)
+def test_an_address_is_read_and_written_alike(text: str, listen: Listen) -> None:
+    assert parse_listen(text) == listen
+    assert str(listen) == text
+
+
+@pytest.mark.parametrize("text", ["", "8010", ":8010", "a:65536", "a:b", "::1:80", "unix:g.sock", "a b:1", "a:1\n"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|absolute path"):
+        parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"listen": []}, {"listen": ["x"]}, {"admin_listen": "x"}, {"trusted_proxies": ["x"]}, {"via": "a b"}],
+)
+def test_settings_that_can_not_be_obeyed_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        ServerSettings.model_validate(settings)
+
+
+async def test_an_address_that_is_taken_is_named(tmp_path: Path, gateway: RunningGateway) -> None:
+    listen = {"listen": [f"127.0.0.1:{gateway.port}"]}
+    (tmp_path / "second").mkdir()
+    with pytest.raises(Unusable, match=rf"Can't listen on 127.0.0.1:{gateway.port}"):
+        async with running_gateway(tmp_path / "second", "http://127.0.0.1:1", server=listen):
+            pass
+
+
+async def test_a_unix_socket_is_listened_on_and_its_peer_trusted(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    path = tmp_path / "gateway.sock"
+    listen = {"listen": ["127.0.0.1:0", f"unix:{path}"]}
+    async with running_gateway(tmp_path, homeserver.url, server=listen):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"X-Forwarded-For: 203.0.113.5\r\n\r\n")
+        assert (await read_message(reader)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+    assert homeserver.seen[0].values("x-forwarded-for") == [b"203.0.113.5"]
+
+
+async def test_at_the_end_an_open_request_may_finish(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults["sync"] = Fault(wait=go_on)
+    homeserver.faults["login"] = Fault(wait=go_on)
+    async with asyncio.TaskGroup() as group:
+        async with running_gateway(tmp_path, homeserver.url, server={"drain_timeout": 8}) as gateway:
+            sync = group.create_task(gateway.call("GET", "/_matrix/client/v3/sync"))
+            login = group.create_task(gateway.log_in(mint()))
+            while len(homeserver.to("/sync")) + len(homeserver.to("/login")) < 2:
+                await asyncio.sleep(0.01)
+            asyncio.get_running_loop().call_later(0.2, go_on.set)
+    assert sync.result().body["errcode"] == "M_UNRECOGNIZED"
+    assert login.result().status == 200
+
+
+async def test_at_the_end_a_hanging_request_is_ended(tmp_path: Path) -> None:
+    async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    loop = asyncio.get_running_loop()
+    async with RawServer(hang).running() as upstream:
+        async with running_gateway(tmp_path, upstream.url, server={"drain_timeout": 0.4}) as gateway:
+            client = connected(gateway.port)
+            connection = await client.__aenter__()
+            await connection.send(b"GET /_matrix/client/v3/sync HTTP/1.1\r\n" + HOST + b"\r\n")
+            await asyncio.sleep(0.05)
+            idle = connected(gateway.port)
+            await idle.__aenter__()
+            began = loop.time()
+        assert 0.3 < loop.time() - began < 3
+        async with asyncio.timeout(5):
+            assert await connection.rest() == b""
+            await upstream.ended.wait()
+        await client.__aexit__(None, None, None)
+        await idle.__aexit__(None, None, None)
