@@ -107,7 +107,7 @@ def made_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     for block in blocks(section("Keys"), "sh"):
         for line in block.splitlines():
-            run(["sh", "-c", line], folder)
+            run(["/bin/sh", "-c", line], folder)
     return folder
 
 
@@ -244,10 +244,10 @@ def test_the_quick_start_makes_a_configuration_and_a_token_that_passes(tmp_path:
     commands = [line for block in blocks(section("Quick start"), "sh") for line in block.splitlines()]
     for command in commands:
         if re.match(r"matrix-login-gateway (init|check) ", command):
-            run(["sh", "-c", command], tmp_path)
+            run(["/bin/sh", "-c", command], tmp_path)
     (mint,) = (command for command in commands if command.startswith("TOKEN="))
     explain = 'echo "$TOKEN" | matrix-login-gateway token explain -c my-gateway/gateway.toml'
-    assert "@alice:example.org" in run(["sh", "-c", f"{mint}\n{explain}"], tmp_path)
+    assert "@alice:example.org" in run(["/bin/sh", "-c", f"{mint}\n{explain}"], tmp_path)
     assert (tmp_path / "my-gateway" / "registration.yaml").is_file()
 
 

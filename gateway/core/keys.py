@@ -126,7 +126,7 @@ def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_w
         need = max(MIN_SECRET_BYTES[name] for name in algorithms)
         raise ValueError(
             f"{len(raw)} bytes are too short for {', '.join(algorithms)}, which need{'s' * (len(algorithms) == 1)}"
-            f" {need}; make a longer one with `openssl rand -base64 {need}`,"
+            f" {need}; make a longer one with `openssl rand -hex {need}`,"
             " or set allow_weak_secret = true if you can't"
         )
     with warnings.catch_warnings():
@@ -138,7 +138,7 @@ def secret_octets(key_format: Format, secret: str) -> bytes:
     """Return the octets of an HMAC secret; raises ValueError when format B64HMAC finds no base64."""
     if key_format == "HMAC":
         return secret.encode()
-    text = secret.strip().replace("-", "+").replace("_", "/").rstrip("=")
+    text = "".join(secret.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except binascii.Error:

@@ -74,7 +74,7 @@ def verify(token: str, verifier: Verifier, now: float) -> Claims:
 
 def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:
     """Return the header of a compact JWS, with nothing verified yet (RFC 7515 3.1, 7.1)."""
-    if len(token) > max_token_bytes:
+    if len(token.encode("utf-8", "surrogatepass")) > max_token_bytes:
         raise Refused(Refusal.UNDECODABLE, f"the token is larger than {max_token_bytes} bytes")
     segments = token.split(".")
     if len(segments) == 5:  # RFC 7516 7.1
@@ -97,7 +97,10 @@ def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> byt
     for segment in token.split("."):
         _from_base64url(segment)
     registry = _registry(key_set.algorithms)
-    for key in key_set.candidates(algorithm):
+    keys = key_set.candidates(algorithm)
+    if not keys:
+        raise Refused(Refusal.NO_KEY, f"no key for {algorithm}")
+    for key in keys:
         try:
             return deserialize_compact(token, key, registry=registry).payload or b""
         except BadSignatureError:

@@ -106,7 +106,7 @@ def test_check_prints_every_problem_with_its_place_and_ends_with_2(tmp_path: Pat
         f"  {path}:4: [jwt] leway: unknown key; the nearest known one is 'leeway'",
         (
             f"  {path}:5: [jwt] secret: 5 bytes are too short for HS256, which needs 32; make a longer one with"
-            " `openssl rand -base64 32`, or set allow_weak_secret = true if you can't"
+            " `openssl rand -hex 32`, or set allow_weak_secret = true if you can't"
         ),
         f"  {path}: [session]: there is no as_token; `matrix-login-gateway init` makes one, with its registration",
     ]

@@ -41,6 +41,7 @@ def certificate() -> str:
         ("HMAC", "x" * 64, ["HS256", "HS384", "HS512"]),
         ("B64HMAC", base64.b64encode(b"\xff" * 33).decode(), ["HS256"]),
         ("B64HMAC", base64.urlsafe_b64encode(b"\xff" * 34).decode().rstrip("="), ["HS256"]),
+        ("B64HMAC", base64.encodebytes(b"x" * 64).decode(), ["HS512"]),
         ("RSA", pem(RSA), ["RS256", "PS512"]),
         ("RSA", certificate(), ["RS256"]),
         ("ECDSA", pem(P256), ["ES256"]),

@@ -251,6 +251,13 @@ def test_an_empty_list_of_algorithms_allows_none() -> None:
     assert refusal(sign({"sub": "a"}), key_set=KeySet((), frozenset()))[0] is Refusal.UNSUPPORTED_ALGORITHM
 
 
+def test_an_algorithm_without_a_key_is_said_so() -> None:
+    assert refusal(sign({"sub": "a"}), key_set=KeySet((), frozenset({"HS256"}))) == (
+        Refusal.NO_KEY,
+        "no key for HS256",
+    )
+
+
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{0,9}\.[A-Za-z0-9_-]{0,9}\.[A-Za-z0-9_-]{0,9}"))
 def test_any_text_is_refused_and_nothing_else(token: str) -> None:
     with pytest.raises(Refused) as caught:
