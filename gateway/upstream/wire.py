@@ -28,7 +28,7 @@ class Broken(Exception):
 def break_body(loop: asyncio.AbstractEventLoop, body: StreamReader, error: Exception) -> None:
     """Make whoever reads a body fail.
 
-    Once more when readers have run: aiohttp 3.14 loses the failure for a reader that the end of a chunk woke just before.
+    Once more when readers have run: aiohttp 3.14 loses it for a reader that the end of a chunk woke just before.
     """
     body.set_exception(error)
     loop.call_soon(body.set_exception, error)

@@ -1,0 +1,292 @@
+"""The story of a login against a homeserver: one account for each subject, whatever breaks in between."""
+
+import asyncio
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.fake_homeserver import FLAVOURS, PALPO, FakeHomeserver, Fault, Flavour, User, running_homeserver
+from tests.raw_http import connected
+from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, RunningGateway, mint, running_gateway
+
+ALICE = f"@alice:{SERVER_NAME}"
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[RunningGateway]:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"display_name_claim": "name"}) as running:
+        yield running
+
+
+def rows(directory: Path) -> list[tuple[str, str, str]]:
+    with closing(sqlite3.connect(directory / "gateway.db")) as database:
+        return list(database.execute("SELECT localpart, subject, state FROM accounts ORDER BY localpart"))
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_a_first_login_makes_one_account_on_every_homeserver(flavour: Flavour, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        for _ in range(2):
+            answer = await gateway.log_in(mint())
+            assert answer.body["user_id"] == ALICE
+            assert homeserver.sessions[answer.body["access_token"]] == ALICE
+        assert list(homeserver.users) == ["alice"]
+        assert not homeserver.users["alice"].was_guest
+        assert homeserver.registered == 1
+    assert rows(tmp_path) == [("alice", "alice", "active")]
+
+
+@pytest.mark.parametrize("existing", ["link", "refuse"])
+@pytest.mark.parametrize("count", [2, 20])
+async def test_first_logins_at_once_make_one_account_and_all_succeed(
+    existing: str, count: int, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    identity = {"existing_accounts": existing}
+    async with running_gateway(tmp_path, homeserver.url, identity=identity) as gateway:
+        answers = await asyncio.gather(*(gateway.log_in(mint()) for _ in range(count)))
+    assert [answer.status for answer in answers] == [200] * count
+    assert len({answer.body["access_token"] for answer in answers}) == count
+    assert list(homeserver.users) == ["alice"]
+    assert rows(tmp_path) == [("alice", "alice", "active")]
+
+
+async def test_of_two_subjects_that_map_to_one_user_at_once_one_gets_it(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    answers = await asyncio.gather(*(gateway.log_in(mint(sub)) for sub in ("alice", "Alice", "ALICE", "aLICE")))
+    assert Counter(answer.status for answer in answers) == {200: 1, 403: 3}
+    assert len(rows(tmp_path)) == 1
+    assert gateway.log.count("is owned by another subject") == 3
+
+
+@pytest.mark.parametrize(
+    ("at", "fault", "status"),
+    [
+        ("register", Fault(breaks="head"), 502),
+        ("register", Fault(breaks="after"), 502),
+        ("register", Fault(breaks="body"), 502),
+        ("register", Fault((500, "M_UNKNOWN")), 502),
+        ("login", Fault(breaks="head"), 502),
+        ("login", Fault(breaks="after"), 502),
+        ("login", Fault((503, "M_UNKNOWN")), 502),
+    ],
+)
+@pytest.mark.parametrize("existing", ["link", "refuse"])
+async def test_a_login_that_broke_off_is_finished_by_the_next_one_after_a_restart(
+    at: str, fault: Fault, status: int, existing: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    identity = {"existing_accounts": existing}
+    homeserver.faults[at] = Fault(fault.answer, breaks=fault.breaks, times=2)
+    async with running_gateway(tmp_path, homeserver.url, identity=identity) as gateway:
+        assert (await gateway.log_in(mint())).status == status
+    assert [row[2] for row in rows(tmp_path)] == ["pending" if at == "register" else "active"]
+    homeserver.faults.clear()
+    async with running_gateway(tmp_path, homeserver.url, identity=identity) as gateway:
+        assert (await gateway.log_in(mint())).body["user_id"] == ALICE
+    assert list(homeserver.users) == ["alice"]
+    assert rows(tmp_path) == [("alice", "alice", "active")]
+
+
+async def test_a_homeserver_that_dies_between_registration_and_login_is_waited_for(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults["login"] = Fault(wait=go_on, breaks="head")
+    login = asyncio.create_task(gateway.log_in(mint()))
+    await until(lambda: homeserver.to("/login"))
+    await homeserver.stop()
+    go_on.set()
+    assert (await login).status == 502
+    assert (await gateway.log_in(mint())).status == 502
+    homeserver.faults.clear()
+    await homeserver.start()
+    assert (await gateway.log_in(mint())).status == 200
+    assert list(homeserver.users) == ["alice"]
+
+
+async def test_an_account_that_is_there_is_linked(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+    homeserver.users["alice"] = User(display_name="A", password="b")
+    assert (await gateway.log_in(mint())).status == 200
+    assert homeserver.users["alice"].display_name == "A"
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_an_account_that_is_there_is_refused_where_configured(flavour: Flavour, tmp_path: Path) -> None:
+    identity = {"existing_accounts": "refuse"}
+    async with running_homeserver(flavour) as homeserver:
+        homeserver.users["alice"] = User(display_name="A")
+        async with running_gateway(tmp_path, homeserver.url, identity=identity) as gateway:
+            for _ in range(2):
+                answer = await gateway.log_in(mint())
+                assert (answer.status, answer.body["error"]) == (403, "This identity may not log in here")
+            assert "the account exists already" in gateway.log
+            assert (await gateway.log_in(mint("bob"))).status == 200
+        assert homeserver.sessions == {"syt_1": f"@bob:{SERVER_NAME}"}
+    assert [row[0] for row in rows(tmp_path)] == ["bob"]
+
+
+async def test_an_unanswered_question_refuses_nobody_for_good(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    identity = {"existing_accounts": "refuse"}
+    homeserver.faults["profile"] = Fault(breaks="head")
+    async with running_gateway(tmp_path, homeserver.url, identity=identity) as gateway:
+        assert (await gateway.log_in(mint())).status == 502
+        assert rows(tmp_path) == []
+        assert (await gateway.log_in(mint())).status == 200
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_without_register_user_no_account_is_ever_made(flavour: Flavour, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        async with running_gateway(tmp_path, homeserver.url, jwt={"register_user": False}) as gateway:
+            for _ in range(2):
+                answer = await gateway.log_in(mint())
+                assert (answer.status, answer.body["error"]) == (403, "User not found")
+            assert (homeserver.users, homeserver.registered, rows(tmp_path)) == ({}, 0, [])
+            homeserver.users["alice"] = User()
+            assert (await gateway.log_in(mint())).status == 200
+            del homeserver.users["alice"]
+            lost = await gateway.log_in(mint())
+            assert lost.status == (502 if flavour is PALPO else 403)
+        assert (homeserver.users, homeserver.registered) == ({}, 0)
+    assert [row[2] for row in rows(tmp_path)] == ["active"]
+
+
+@pytest.mark.parametrize("flavour", [f for f in FLAVOURS if f is not PALPO], ids=lambda flavour: flavour.name)
+async def test_an_account_that_the_homeserver_lost_is_made_again(flavour: Flavour, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        assert (await gateway.log_in(mint())).status == 200
+        homeserver.users.clear()
+        assert (await gateway.log_in(mint())).status == 200
+        assert list(homeserver.users) == ["alice"]
+        assert "account_made_again" in gateway.log
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize(("what", "errcode"), [("deactivated", "M_USER_DEACTIVATED"), ("locked", "M_USER_LOCKED")])
+async def test_each_homeserver_refuses_its_users_in_its_own_words(
+    flavour: Flavour, what: str, errcode: str, tmp_path: Path
+) -> None:
+    async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        homeserver.users["alice"] = User(deactivated=what == "deactivated", locked=what == "locked")
+        answer = await gateway.log_in(mint())
+    assert (answer.status, answer.body["errcode"]) == (getattr(flavour, what)[0], errcode)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+async def test_a_token_for_single_use_logs_in_exactly_once_at_once(
+    count: int, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+        token = mint(jti="1")
+        answers = await asyncio.gather(*(gateway.log_in(token) for _ in range(count)))
+        assert (await gateway.log_in(mint(jti="2"))).status == 200
+    assert Counter(answer.status for answer in answers) == {200: 1, 403: count - 1}
+    assert len(homeserver.sessions) == 2
+
+
+async def test_a_used_token_stays_used_after_a_restart(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    token = mint(jti="1")
+    for status in (200, 403):
+        async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+            assert (await gateway.log_in(token)).status == status
+
+
+@pytest.mark.parametrize("at", ["register", "login"])
+async def test_a_client_that_goes_away_leaves_nothing_half_done(
+    at: str, gateway: RunningGateway, homeserver: FakeHomeserver, tmp_path: Path
+) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults[at] = Fault(wait=go_on, breaks="body" if at == "login" else "")
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": mint()}).encode()
+    async with connected(gateway.port) as client:
+        head = f"POST {LOGIN} HTTP/1.1\r\nHost: {SERVER_NAME}\r\nContent-Length: {len(body)}\r\n\r\n"
+        await client.send(head.encode() + body)
+        await until(lambda: homeserver.to(f"/{at}"))
+        client.reset()
+    await asyncio.sleep(0.05)
+    go_on.set()
+    if at == "register":
+        await until(lambda: homeserver.sessions)
+    await until(lambda: "login_unheard" in gateway.log)
+    assert rows(tmp_path) == [("alice", "alice", "active")]
+    homeserver.faults.clear()
+    assert (await gateway.log_in(mint())).status == 200
+
+
+async def test_the_display_name_is_set_on_the_first_login_only(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    assert (await gateway.log_in(mint(name="Alice \u00c4"))).status == 200
+    await until(lambda: homeserver.users["alice"].display_name == "Alice \u00c4")
+    assert (await gateway.log_in(mint(name="Other"))).status == 200
+    await asyncio.sleep(0.05)
+    assert homeserver.users["alice"].display_name == "Alice \u00c4"
+
+
+async def test_the_profile_is_set_on_every_login_where_configured(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    jwt = {"display_name_claim": "name", "avatar_claim": "picture"}
+    profile = {"display_name": "every_login", "avatar": "every_login"}
+    async with running_gateway(tmp_path, homeserver.url, jwt=jwt, profile=profile) as gateway:
+        for picture in ("https://example.org/a.png", "mxc://example.org/a"):
+            assert (await gateway.log_in(mint(name="A", picture=picture))).status == 200
+    assert len(homeserver.to("/displayname")) == 2
+    assert [seen.json() for seen in homeserver.to("/avatar_url")] == [{"avatar_url": "mxc://example.org/a"}]
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault((403, "M_FORBIDDEN")), Fault((429, "M_LIMIT_EXCEEDED")), Fault(breaks="head", times=2)]
+)
+async def test_a_profile_that_can_not_be_set_fails_no_login(
+    fault: Fault, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["profile"] = Fault(fault.answer, breaks=fault.breaks, times=fault.times)
+    assert (await gateway.log_in(mint(name="A"))).status == 200
+    await until(lambda: "profile_not_set" in gateway.log)
+
+
+async def test_a_session_of_another_user_is_never_handed_out(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    async with running_gateway(tmp_path, homeserver.url, homeserver={"server_name": "other.example"}) as gateway:
+        answer = await gateway.log_in(mint())
+    assert answer.status == 502
+    assert "access_token" not in answer.body
+    assert "server_name must be the homeserver's own" in gateway.log
+
+
+async def test_no_secret_ever_stands_in_the_log(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+    good = [mint(), mint("bob", name="B"), mint("alice", jti="x")]
+    bad = [
+        mint(secret="z" * 40),
+        mint(exp=1),
+        mint("_x"),
+        mint("ALICE"),
+        mint(aud="x"),
+        mint() + "x",
+        "not-a-token-at-all",
+    ]
+    answers = [await gateway.log_in(token) for token in good + bad]
+    assert [answer.status for answer in answers] == [200] * len(good) + [403, 403, 400, 403, 403, 403, 403]
+    query = "?access_token=query-secret&x=1"
+    for method, path in (("GET", "/_matrix/client/v3/sync"), ("GET", LOGIN), ("POST", LOGIN), ("TRACE", "/x")):
+        await gateway.call(method, path + query, Authorization="Bearer header-secret")
+    await homeserver.stop()
+    await gateway.call("GET", "/_matrix/client/v3/sync" + query, Authorization="Bearer header-secret")
+    await gateway.log_in(good[0])
+    secrets = [*good, *bad, SECRET, AS_TOKEN, "query-secret", "header-secret", *homeserver.sessions]
+    for secret in secrets:
+        assert secret not in gateway.log
+        # A part of a token is one too: its signature makes it.
+        assert secret.rpartition(".")[2] not in gateway.log
+    assert "login_refused" in gateway.log
+    assert "request_refused" in gateway.log

@@ -1,0 +1,122 @@
+"""The Matrix calls that the gateway makes itself, on every kind of homeserver."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.errors import Refusal, Refused
+from gateway.upstream.homeserver import OWN_ANSWERS, Homeserver, HomeserverAnswered, classified
+from gateway.upstream.pool import Pool, PoolSettings, Reply
+from tests.fake_homeserver import FLAVOURS, SYNAPSE, FakeHomeserver, Fault, Flavour, User, running_homeserver
+from tests.running_gateway import AS_TOKEN, SERVER_NAME
+
+ALICE = f"@alice:{SERVER_NAME}"
+
+
+@asynccontextmanager
+async def asked(flavour: Flavour = SYNAPSE, as_token: str = AS_TOKEN) -> AsyncIterator[tuple[Homeserver, FakeHomeserver]]:
+    async with running_homeserver(flavour) as fake:
+        pool = Pool(PoolSettings(url=fake.url))
+        try:
+            yield Homeserver(pool, SERVER_NAME, as_token), fake
+        finally:
+            await pool.close()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_an_account_is_made_once_and_is_no_guests(flavour: Flavour) -> None:
+    async with asked(flavour) as (homeserver, fake):
+        await homeserver.register("alice")
+        await homeserver.register("alice")
+        assert fake.users == {"alice": User()}
+        (first, second) = fake.to("/register")
+        assert first.json()["password"] != second.json()["password"]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_asking_for_a_user_makes_none(flavour: Flavour) -> None:
+    async with asked(flavour) as (homeserver, fake):
+        assert not await homeserver.exists(ALICE)
+        assert fake.users == {}
+        fake.users["alice"] = User()
+        assert await homeserver.exists(ALICE)
+        fake.users["alice"].display_name = "A"
+        assert await homeserver.exists(ALICE)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("fault", [Fault((500, "M_UNKNOWN")), Fault((401, "M_UNKNOWN_TOKEN")), Fault(breaks="head", times=9)])
+async def test_a_question_that_was_not_answered_is_no_answer(flavour: Flavour, fault: Fault) -> None:
+    async with asked(flavour) as (homeserver, fake):
+        fake.faults["profile" if flavour is not SYNAPSE else "whoami"] = Fault(
+            fault.answer, breaks=fault.breaks, times=fault.times
+        )
+        with pytest.raises(Refused):
+            await homeserver.exists(ALICE)
+        assert fake.users == {}
+
+
+async def test_a_user_id_is_quoted_in_a_path() -> None:
+    async with asked() as (homeserver, fake):
+        await homeserver.exists("@a/../b=+:example.org")
+        assert fake.seen[0].target == "/_matrix/client/v3/profile/%40a%2F..%2Fb%3D%2B%3Aexample.org"
+
+
+async def test_a_profile_is_set_for_the_user() -> None:
+    async with asked() as (homeserver, fake):
+        fake.users["alice"] = User()
+        await homeserver.set_display_name(ALICE, "A \u00e4")
+        assert fake.users["alice"].display_name == "A \u00e4"
+        await homeserver.set_avatar(ALICE, "mxc://example.org/x")
+        assert [seen.target.partition("?")[2] for seen in fake.seen] == ["user_id=%40alice%3Aexample.org"] * 2
+        fake.faults["profile"] = Fault((403, "M_FORBIDDEN"))
+        with pytest.raises(Refused):
+            await homeserver.set_display_name(ALICE, "B")
+
+
+async def test_the_token_goes_only_where_it_is_needed() -> None:
+    async with asked() as (homeserver, fake):
+        await homeserver.versions()
+        await homeserver.exists(ALICE)
+        with_token = {seen.path.rpartition("/")[2] for seen in fake.seen if seen.values("authorization")}
+        assert with_token <= {"%40alice%3Aexample.org", "whoami"}
+
+
+async def test_a_token_that_the_homeserver_does_not_know_is_for_the_operator() -> None:
+    async with asked(as_token="wrong") as (homeserver, _):
+        with pytest.raises(Refused, match="does not know the as_token") as refused:
+            await homeserver.register("alice")
+    assert refused.value.refusal is Refusal.HOMESERVER_REFUSES_GATEWAY
+
+
+def reply(status: int, errcode: str) -> Reply:
+    return Reply(status, [], f'{{"errcode": "{errcode}"}}'.encode())
+
+
+@pytest.mark.parametrize("errcode", sorted(OWN_ANSWERS))
+@pytest.mark.parametrize("status", [400, 401, 403, 429])
+def test_what_concerns_the_user_goes_to_the_user_whatever_its_status(status: int, errcode: str) -> None:
+    meant = classified(reply(status, errcode), "ask")
+    assert isinstance(meant, HomeserverAnswered)
+    assert meant.reply.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "refusal"),
+    [
+        (400, "M_INVALID_USERNAME", Refusal.BAD_LOCALPART),
+        (500, "M_UNKNOWN", Refusal.HOMESERVER_UNREACHABLE),
+        (502, "", Refusal.HOMESERVER_UNREACHABLE),
+        (401, "M_UNKNOWN_TOKEN", Refusal.HOMESERVER_REFUSES_GATEWAY),
+        (401, "M_MISSING_TOKEN", Refusal.HOMESERVER_REFUSES_GATEWAY),
+        (401, "M_UNAUTHORIZED", Refusal.HOMESERVER_REFUSES_GATEWAY),
+        (400, "M_EXCLUSIVE", Refusal.HOMESERVER_REFUSES_GATEWAY),
+        (404, "M_UNRECOGNIZED", Refusal.HOMESERVER_REFUSES_GATEWAY),
+        (418, "", Refusal.HOMESERVER_REFUSES_GATEWAY),
+    ],
+)
+def test_what_concerns_the_gateway_is_told_apart_by_errcode(status: int, errcode: str, refusal: Refusal) -> None:
+    meant = classified(reply(status, errcode), "ask")
+    assert isinstance(meant, Refused)
+    assert meant.refusal is refusal
