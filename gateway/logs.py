@@ -23,8 +23,9 @@ class LogSettings(Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-def get_logger(settings: LogSettings, stream: TextIO = sys.stderr) -> Logger:
-    """Return a logger that writes a line for each event to `stream`."""
+def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
+    """Return a logger that writes a line for each event to `stream`, standard error by default."""
+    stream = stream or sys.stderr
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if settings.format == "json"

@@ -107,7 +107,7 @@ class RawServer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["RawServer"]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

@@ -15,7 +15,9 @@ ALICE = f"@alice:{SERVER_NAME}"
 
 
 @asynccontextmanager
-async def asked(flavour: Flavour = SYNAPSE, as_token: str = AS_TOKEN) -> AsyncIterator[tuple[Homeserver, FakeHomeserver]]:
+async def asked(
+    flavour: Flavour = SYNAPSE, as_token: str = AS_TOKEN
+) -> AsyncIterator[tuple[Homeserver, FakeHomeserver]]:
     async with running_homeserver(flavour) as fake:
         pool = Pool(PoolSettings(url=fake.url))
         try:
@@ -46,7 +48,9 @@ async def test_asking_for_a_user_makes_none(flavour: Flavour) -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
-@pytest.mark.parametrize("fault", [Fault((500, "M_UNKNOWN")), Fault((401, "M_UNKNOWN_TOKEN")), Fault(breaks="head", times=9)])
+@pytest.mark.parametrize(
+    "fault", [Fault((500, "M_UNKNOWN")), Fault((401, "M_UNKNOWN_TOKEN")), Fault(breaks="head", times=9)]
+)
 async def test_a_question_that_was_not_answered_is_no_answer(flavour: Flavour, fault: Fault) -> None:
     async with asked(flavour) as (homeserver, fake):
         fake.faults["profile" if flavour is not SYNAPSE else "whoami"] = Fault(

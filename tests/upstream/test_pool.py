@@ -32,7 +32,8 @@ def test_an_address_is_read(url: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "hs.example", "ftp://h", "http://", "http://h/path", "http://h?q", "http://u@h", "unix:rel", "http://h:x"]
+    "url",
+    ["", "hs.example", "ftp://h", "http://", "http://h/path", "http://h?q", "http://u@h", "unix:rel", "http://h:x"],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
@@ -40,7 +41,9 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 def test_a_head_is_its_parts_in_their_order() -> None:
-    assert request_head("GET", b"/a%2f?", [(b"b", b"1"), (b"A", b"")]) == b"GET /a%2f? HTTP/1.1\r\nb: 1\r\nA: \r\n\r\n"
+    assert (
+        request_head("GET", b"/a%2f?", [(b"b", b"1"), (b"A", b"")]) == b"GET /a%2f? HTTP/1.1\r\nb: 1\r\nA: \r\n\r\n"
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b'"x"', b"\xff", b"[" * 100_000, b'{"errcode": 7}'])
@@ -82,7 +85,9 @@ async def test_calls_at_once_wait_for_nobody() -> None:
         await pool.close()
 
 
-@pytest.mark.parametrize("answer", [OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), OK.replace(b"1.1", b"1.0")])
+@pytest.mark.parametrize(
+    "answer", [OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), OK.replace(b"1.1", b"1.0")]
+)
 async def test_a_connection_that_the_homeserver_ends_is_not_kept(answer: bytes) -> None:
     async with RawServer(Script(answer)).running() as server:
         pool = pool_of(server.url)

@@ -93,7 +93,9 @@ async def test_a_connection_on_which_more_came_than_was_asked_for_is_not_used_ag
 
 async def test_half_an_answer_that_nobody_asked_for_is_no_part_of_the_next() -> None:
     connection, _ = new_connection()
-    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nX-Wrong: 1\r\nX-Other: ")
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nX-Wrong: 1\r\nX-Other: "
+    )
     await connection.message()
     connection.finish()
     connection.begin("GET", b"head")
@@ -162,7 +164,9 @@ async def test_whoever_waits_for_an_answer_learns_of_the_end(lost: Exception | N
         connection.begin("GET", b"head")
 
 
-@pytest.mark.parametrize("octets", [b"SSH-2.0\r\n", b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"])
+@pytest.mark.parametrize(
+    "octets", [b"SSH-2.0\r\n", b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"]
+)
 async def test_what_is_no_answer_to_us_ends_the_connection(octets: bytes) -> None:
     connection, transport = new_connection()
     connection.data_received(octets)
@@ -186,11 +190,12 @@ async def test_an_answer_that_nobody_reads_holds_the_homeserver_back() -> None:
 
 async def test_only_a_kept_connection_that_said_nothing_is_stale() -> None:
     connection, _ = new_connection()
-    assert not connection.stale
+    seen = [connection.stale]
     connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     await connection.message()
     connection.finish()
     connection.begin("GET", b"head")
-    assert connection.stale
+    seen.append(connection.stale)
     connection.data_received(b"H")
-    assert not connection.stale
+    seen.append(connection.stale)
+    assert seen == [False, True, False]

@@ -65,7 +65,9 @@ async def test_a_refusal_of_the_user_is_the_homeservers_answer() -> None:
 
 
 @pytest.mark.parametrize(("as_token", "server_name"), [("wrong", SERVER_NAME), (AS_TOKEN, "other.example")])
-async def test_a_gateway_that_is_not_set_up_for_the_homeserver_gets_no_session(as_token: str, server_name: str) -> None:
+async def test_a_gateway_that_is_not_set_up_for_the_homeserver_gets_no_session(
+    as_token: str, server_name: str
+) -> None:
     async with sessions_on(as_token=as_token, server_name=server_name) as (sessions, _):
         with pytest.raises(Refused) as refused:
             await sessions.open("alice", LOGIN, ())
