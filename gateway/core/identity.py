@@ -6,6 +6,7 @@ one user.
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -65,10 +66,7 @@ def _parse_claim_part(text: str, start: int) -> tuple[ClaimPart, int]:
         return ClaimPart(name[0], None), name.end() + 1
     end = _closing_brace(text, name.end() + 1)
     source = text[name.end() + 1 : end]
-    try:
-        expression = re.compile(source)
-    except re.error as error:
-        raise ValueError(f"{source!r} is not a regular expression: {error}") from None
+    expression = _compiled(source)
     if expression.groups == 0:
         raise ValueError(f"{source!r} has no group; put the part to take in parentheses")
     return ClaimPart(name[0], expression), end + 1
@@ -87,16 +85,20 @@ def _closing_brace(text: str, position: int) -> int:
     raise ValueError("a { without its }")
 
 
-def _compiled(value: object) -> object:
-    if not isinstance(value, str):
-        return value
+def _compiled(source: str) -> re.Pattern[str]:
     try:
-        return re.compile(value)
-    except re.error as error:
-        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # what a later Python will read otherwise
+            return re.compile(source)
+    except (re.error, OverflowError, RecursionError, FutureWarning) as error:
+        raise ValueError(f"{source!r} is not a regular expression: {error}") from None
 
 
-Expression = Annotated[re.Pattern[str], BeforeValidator(_compiled)]
+def _expression(value: object) -> object:
+    return _compiled(value) if isinstance(value, str) else value
+
+
+Expression = Annotated[re.Pattern[str], BeforeValidator(_expression)]
 
 
 class IdentityRules(Table):
@@ -124,6 +126,15 @@ class ClaimNames(Table):
     avatar_claim: str | None = None
     email_claim: str | None = None
     required_claims: dict[str, str | int | bool | list[str | int | bool]] = {}
+
+    @field_validator("required_claims", mode="before")
+    @classmethod
+    def _values(cls, value: object) -> object:
+        for name, wanted in value.items() if isinstance(value, dict) else ():
+            choices = wanted if isinstance(wanted, list) else [wanted]
+            if not choices or not all(isinstance(choice, str | int) for choice in choices):
+                raise ValueError(f"{name!r} needs text, a whole number, true or false, or a list of them")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

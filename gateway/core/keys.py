@@ -5,7 +5,6 @@ algorithms that fit it when it is built, so that no token can ever choose anothe
 """
 
 import base64
-import binascii
 import re
 import warnings
 from collections.abc import Callable
@@ -15,7 +14,12 @@ from typing import Final, Literal, TypeAlias
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
@@ -113,8 +117,7 @@ def _algorithm_problems(key_format: Format, algorithms: list[str]) -> list[str]:
 def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_weak_secret: bool) -> VerificationKey:
     if not secret.strip():
         raise ValueError("it is empty; make one with `openssl rand -base64 48`")
-    if secret.lstrip().startswith(("-----BEGIN", "ssh-")):
-        # RFC 8725 2.1: whoever holds the public key could sign with it.
+    if _is_asymmetric(secret):
         raise ValueError("this is a public or private key, not an HMAC secret; set format to its kind")
     raw = secret_octets(key_format, secret)
     if not raw:
@@ -134,6 +137,21 @@ def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_w
         return VerificationKey(OctKey.import_key(raw), fitting)
 
 
+def _is_asymmetric(secret: str) -> bool:
+    """Say whether the text is a public key: whoever holds that could sign with it (RFC 8725 2.1)."""
+    if secret.lstrip().startswith(("-----BEGIN", "ssh-", "ecdsa-sha2-")):
+        return True
+    try:
+        # Keycloak shows its public keys so, without the lines of PEM around them.
+        octets = secret_octets("B64HMAC", secret)
+        if octets.lstrip().startswith(b"-----BEGIN"):
+            return True
+        load_der_public_key(octets)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 def secret_octets(key_format: Format, secret: str) -> bytes:
     """Return the octets of an HMAC secret; raises ValueError when format B64HMAC finds no base64."""
     if key_format == "HMAC":
@@ -141,7 +159,7 @@ def secret_octets(key_format: Format, secret: str) -> bytes:
     text = "".join(secret.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ValueError("it is not base64; format B64HMAC takes the standard or the URL alphabet") from None
 
 

@@ -6,7 +6,6 @@ that the configuration chose (RFC 8725 3.1); `jwk`, `jku`, `x5u` and `x5c` of th
 
 import base64
 import binascii
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,8 +36,8 @@ class TokenRules(Table):
     validate_exp: bool = True
     validate_nbf: bool = True
     validate_signature: bool = True
-    leeway: int = Field(60, ge=0)
-    max_token_age: int = Field(0, ge=0)
+    leeway: int = Field(60, ge=0, le=_MAX_DATE)
+    max_token_age: int = Field(0, ge=0, le=_MAX_DATE)
     single_use: bool = False
     token_type: str | None = None
     max_token_bytes: int = Field(16384, ge=64, le=1024 * 1024)
@@ -221,7 +220,7 @@ def _date(claims: Claims, name: str, *, required: bool, validated: bool) -> floa
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Refused(Refusal.CLAIM_INVALID, name)
-    if not math.isfinite(value) or abs(value) > _MAX_DATE:
+    if not abs(value) <= _MAX_DATE:  # written so that NaN fails too
         raise Refused(Refusal.CLAIM_INVALID, name)
     return value
 

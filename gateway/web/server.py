@@ -127,8 +127,6 @@ class Gateway:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
         if request.version not in _VERSIONS:
             raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
-        if "Host" not in request.headers and request.version >= (1, 1):  # RFC 9112 3.2
-            raise Refused(Refusal.BAD_REQUEST, "The request names no host")
         if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":  # RFC 9112 6.1: we know no other
             raise Refused(Refusal.BAD_REQUEST, "The request has a transfer coding other than chunked")
         target = origin_form(request)

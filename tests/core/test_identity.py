@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gateway.core.identity import ClaimNames, Identity, IdentityRules, Mapping, identify, parse_template
 from gateway.errors import Refusal, Refused
@@ -123,6 +124,9 @@ def test_a_claim_of_the_template_that_is_missing_is_named() -> None:
         ("{sub:a}", "has no group"),
         ("{sub:(a)", "without its }"),
         ("a}{sub}", "a } without its {"),
+        ("{sub:(a{99999999999999})}", "not a regular expression"),
+        ("{sub:" + "(" * 3000 + ")" * 3000 + "}", "not a regular expression"),
+        ("{sub:([[a])}", "not a regular expression"),
     ],
 )
 def test_a_template_that_can_mean_nothing_is_refused(text: str, why: str) -> None:
@@ -130,7 +134,37 @@ def test_a_template_that_can_mean_nothing_is_refused(text: str, why: str) -> Non
         parse_template(text)
 
 
-@given(st.text())
+@pytest.mark.parametrize("name", ["allow", "deny"])
+@pytest.mark.parametrize("source", ["(", "a{99999999999999}", "(" * 3000 + ")" * 3000, "[[a]"])
+def test_a_list_entry_that_is_no_expression_is_refused(name: str, source: str) -> None:
+    with pytest.raises(ValidationError, match="not a regular expression"):
+        IdentityRules.model_validate({name: [source]})
+
+
+@pytest.mark.parametrize("wanted", [[], 1.5, {"a": 1}, [[1]], None])
+def test_a_required_claim_needs_a_value_that_a_claim_can_have(wanted: object) -> None:
+    with pytest.raises(ValidationError, match="'groups' needs text") as caught:
+        ClaimNames.model_validate({"required_claims": {"groups": wanted}})
+    assert caught.value.error_count() == 1
+
+
+def test_the_issuer_tells_subjects_apart_where_issuers_are_configured() -> None:
+    claims = {"sub": "alice", "iss": "https://issuer.example"}
+    rules, names = IdentityRules(), ClaimNames(display_name_claim="name", avatar_claim="picture")
+
+    with_issuer = Mapping.of(rules, names, "example.org", issuer_matters=True)
+    assert identify(claims, with_issuer).issuer == "https://issuer.example"
+    assert mapped(claims).issuer == ""
+
+
+def test_profile_claims_that_are_no_text_are_left_out() -> None:
+    names = {"display_name_claim": "name", "avatar_claim": "a.picture"}
+    identity = mapped({"sub": "alice", "name": "Alice", "a": {"picture": 5}}, names)
+
+    assert (identity.display_name, identity.avatar) == ("Alice", None)
+
+
+@given(st.text() | st.text("{}sub:()[\\a", max_size=12).map("{{sub:{}}}".format))
 def test_any_template_is_read_or_refused(text: str) -> None:
     with suppress(ValueError):
         assert parse_template(text)

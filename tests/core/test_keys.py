@@ -23,6 +23,11 @@ def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+def bare(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    """Return a public key as some identity systems show it: base64 without the lines of PEM around it."""
+    return "".join(pem(key).splitlines()[1:-1])
+
+
 def private_pem() -> str:
     return RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
@@ -64,6 +69,11 @@ def test_good_material_makes_keys_for_its_algorithms(key_format: Format, secret:
         ("HMAC", "x" * 31, ["HS256"], "31 bytes are too short for HS256, which needs 32"),
         ("HMAC", "x" * 63, ["HS256", "HS512"], "63 bytes are too short for HS256, HS512, which need 64"),
         ("HMAC", pem(RSA), ["HS256"], "this is a public or private key, not an HMAC secret"),
+        ("HMAC", bare(RSA), ["HS256"], "this is a public or private key, not an HMAC secret"),
+        ("HMAC", "ssh-rsa AAAAB3NzaC1yc2E" + "x" * 40, ["HS256"], "this is a public or private key"),
+        ("B64HMAC", bare(P256), ["HS256"], "this is a public or private key, not an HMAC secret"),
+        ("B64HMAC", base64.b64encode(pem(RSA).encode()).decode(), ["HS256"], "this is a public or private key"),
+        ("B64HMAC", "é" * 60, ["HS256"], "it is not base64"),
         ("HMAC", "x" * 32, ["RS256"], "'RS256' does not belong to format 'HMAC'; use one of HS256, HS384, HS512"),
         ("B64HMAC", "####", ["HS256"], "it is not base64"),
         ("B64HMAC", "====", ["HS256"], "it is empty"),

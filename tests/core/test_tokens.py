@@ -1,6 +1,7 @@
 """A token passes every check or is refused with the first that fails, and nothing else ever happens."""
 
 import base64
+import hmac
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+from pydantic import ValidationError
 
 from gateway.core.keys import Key, KeySet, build_key_set
 from gateway.core.tokens import TokenRules, Verifier, last_valid_moment, verify
@@ -39,9 +41,9 @@ def check(token: str, now: float = NOW, key_set: KeySet = KEYS, **rules: Any) ->
     return verify(token, Verifier(key_set, TokenRules(**rules)), now)
 
 
-def refusal(token: str, now: float = NOW, **rules: Any) -> tuple[Refusal, str]:
+def refusal(token: str, now: float = NOW, key_set: KeySet = KEYS, **rules: Any) -> tuple[Refusal, str]:
     with pytest.raises(Refused) as caught:
-        check(token, now, **rules)
+        check(token, now, key_set, **rules)
     return caught.value.refusal, caught.value.detail
 
 
@@ -106,9 +108,19 @@ def test_a_header_without_an_algorithm_is_refused(header: dict[str, Any]) -> Non
 def test_a_public_key_is_never_taken_for_an_hmac_secret() -> None:
     pem = public_pem("RSA")
     key_set = build_key_set("RSA", [pem], ["RS256"])
-    with pytest.raises(Refused) as caught:
-        check(sign({"sub": "a"}, secret="x" * 40), key_set=key_set)
-    assert caught.value.refusal is Refusal.UNSUPPORTED_ALGORITHM
+    signing_input = f"{encode({'alg': 'HS256'})}.{encode({'sub': 'a'})}"
+    forged = hmac.digest(pem.encode(), signing_input.encode(), "sha256")
+
+    assert refusal(f"{signing_input}.{encode(forged)}", key_set=key_set) == (Refusal.UNSUPPORTED_ALGORITHM, "HS256")
+
+
+@pytest.mark.parametrize(("name", "size"), [("ES256", 64), ("ES384", 96), ("ES512", 132)])
+@pytest.mark.parametrize("octet", [b"\0", b"\xff"])
+def test_an_ecdsa_signature_of_numbers_off_the_curve_does_not_verify(name: str, size: int, octet: bytes) -> None:
+    key_set = build_key_set("ECDSA", [public_pem(name)], [name])
+    token = f"{encode({'alg': name})}.{encode({'sub': 'a'})}.{encode(octet * size)}"
+
+    assert refusal(token, key_set=key_set) == (Refusal.BAD_SIGNATURE, "")
 
 
 @pytest.mark.parametrize("header", [{"crit": ["exp"]}, {"crit": []}, {"crit": ["b64"], "b64": False}, {"b64": True}])
@@ -118,7 +130,12 @@ def test_nothing_critical_is_understood(header: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [{"jwk": {"kty": "oct", "k": "AAAA"}}, {"jku": "https://evil.example/set"}, {"x5u": "https://evil.example/c"}],
+    [
+        {"jwk": {"kty": "oct", "k": "AAAA"}},
+        {"jku": "https://evil.example/set"},
+        {"x5u": "https://evil.example/c"},
+        {"x5c": ["AAAA"]},
+    ],
 )
 def test_keys_in_the_header_are_never_looked_at(extra: dict[str, Any]) -> None:
     assert check(sign({"sub": "a"}, {"alg": "HS256", **extra})) == {"sub": "a"}
@@ -127,6 +144,22 @@ def test_keys_in_the_header_are_never_looked_at(extra: dict[str, Any]) -> None:
 
 def test_a_long_header_and_a_long_payload_are_read() -> None:
     assert check(sign({"sub": "a", "x": "y" * 9000}, {"alg": "HS256", "kid": "k" * 2000}))["sub"] == "a"
+
+
+def test_a_token_is_read_up_to_its_last_allowed_byte() -> None:
+    token = sign({"sub": "a", "x": "y" * 9000})
+
+    assert check(token, max_token_bytes=len(token))["sub"] == "a"
+    assert refusal(token, max_token_bytes=len(token) - 1)[0] is Refusal.UNDECODABLE
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_every_hmac_algorithm_verifies_what_it_signed(algorithm: str) -> None:
+    key_set = build_key_set("HMAC", [SECRET], [algorithm])
+    token = jws.serialize_compact({"alg": algorithm}, b'{"sub": "a"}', OctKey.import_key(SECRET), [algorithm])
+
+    assert check(token, key_set=key_set) == {"sub": "a"}
+    assert refusal(token[:-6] + "AAAAAA", key_set=key_set) == (Refusal.BAD_SIGNATURE, "")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +181,9 @@ def test_a_long_header_and_a_long_payload_are_read() -> None:
         (sign(b'{"sub": "a", "sub": "b"}'), "stands twice"),
         (sign(b'{"sub": "a", "exp": NaN}'), "NaN"),
         (sign(b"not json"), "not JSON"),
+        (sign(b'{"sub": "\\ud800"}'), "surrogate"),
+        (sign({"sub": "a"}, b'{"alg": "HS256", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}"), "nested too deeply"),
+        ("\ud800.b.c", "base64url"),
         (sign(b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"), "nested too deeply"),
         (sign({"sub": "a" * 20_000}), "larger than 16384 bytes"),
     ],
@@ -192,6 +228,9 @@ def test_what_cannot_be_read_says_why(token: str, why: str) -> None:
         ({"jti": "1"}, {"single_use": True}, None),
         ({}, {"single_use": True}, (Refusal.CLAIM_MISSING, "jti")),
         ({"jti": 1}, {"single_use": True}, (Refusal.CLAIM_INVALID, "jti")),
+        ({"jti": ""}, {"single_use": True}, (Refusal.CLAIM_INVALID, "jti")),
+        ({"exp": NOW - 60}, {"leeway": 2**53}, None),
+        ({"exp": 1.5e9, "iat": 1.0e9}, {"leeway": 2**53, "max_token_age": 2**53}, None),
     ],
 )
 def test_each_rule_decides_at_its_edge(
@@ -206,7 +245,9 @@ def test_each_rule_decides_at_its_edge(
 
 
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
-@pytest.mark.parametrize("value", [b"1e400", b"-1e400", b"9007199254740993", b"true", b'"5"', b"null", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "value", [b"1e400", b"-1e400", b"9007199254740993", b"1" + b"0" * 350, b"true", b'"5"', b"null", b"[]", b"{}"]
+)
 def test_a_date_that_is_no_finite_number_is_refused(name: str, value: bytes) -> None:
     token = sign(b'{"sub": "a", "%b": %b}' % (name.encode(), value))
 
@@ -240,6 +281,13 @@ def test_a_used_token_is_remembered_as_long_as_it_could_be_used(
     assert last_valid_moment(claims, TokenRules(**rules)) == moment
 
 
+@pytest.mark.parametrize("name", ["leeway", "max_token_age"])
+@pytest.mark.parametrize("value", [-1, 10**400, 1.5, True, "60"])
+def test_times_that_no_clock_has_are_no_rules(name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        TokenRules.model_validate({name: value})
+
+
 def test_an_unsigned_token_is_believed_only_where_signatures_are_off() -> None:
     token = f"{encode({'alg': 'none'})}.{encode({'sub': 'a'})}."
 
@@ -266,7 +314,7 @@ def test_any_text_is_refused_and_nothing_else(token: str) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.integers(10**300, 10**390) | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
