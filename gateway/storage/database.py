@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from alembic.util import CommandError
 from pydantic import field_validator
 from sqlalchemy import URL, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gateway.errors import Refusal, Refused, Unusable
@@ -34,12 +35,14 @@ class DatabaseSettings(Table):
     def _known(cls, value: str) -> str:
         try:
             url = make_url(value)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             raise ValueError("not a database URL; write sqlite:///FILE") from None
         if url.drivername != "sqlite":
             raise ValueError("this version keeps its accounts in SQLite alone; write sqlite:///FILE")
         if not url.database or url.database == ":memory:":
             raise ValueError("the accounts must be kept in a file; write sqlite:///FILE")
+        if "?" in value:
+            raise ValueError("neither options nor a path with a question mark are taken; write sqlite:///FILE")
         return value
 
 
@@ -89,14 +92,32 @@ async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:
 async def _upgrade(engine: AsyncEngine) -> migrate.Upgrade:
     with _named(engine.url):
         async with engine.begin() as connection:
-            return await connection.run_sync(migrate.upgrade)
+            done = await connection.run_sync(migrate.upgrade)
+        await _switch_to_wal(engine)  # not before: a file of another program must stay as it is
+        return done
+
+
+async def _switch_to_wal(engine: AsyncEngine) -> None:
+    """Give the file the mode that it then keeps. SQLite does not wait here when another process does the same."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + _PATIENCE
+    while True:
+        try:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        except OperationalError:
+            if loop.time() > ends:
+                raise
+            await asyncio.sleep(0.02)
+        else:
+            return
 
 
 @contextmanager
 def _named(url: URL) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError, Unusable) as error:
+    except (SQLAlchemyError, sqlite3.Error, CommandError, OSError, Unusable) as error:
         raise Unusable(f"The database {url.database} can't be used: {_describe(error)}.") from error
 
 
@@ -126,6 +147,5 @@ async def _engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from gateway.errors import Unusable
+from gateway.storage.schema import accounts
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -37,20 +38,26 @@ def upgrade(connection: Connection) -> Upgrade:
     head = scripts.get_current_head()
     if head is None:
         raise Unusable("this installation has no migrations; install it again")
+    if _current_revision(connection) != head:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process upgrades, the others wait and find it done
     before = _current_revision(connection)
+    _check_ours(connection, before, {script.revision for script in scripts.walk_revisions()})
     if before == head:
         return Upgrade(before, head)
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process upgrades, the others wait and find it done
-    before = _current_revision(connection)
-    if before not in {None, *(script.revision for script in scripts.walk_revisions())}:
-        raise Unusable(
-            f"its schema (revision {before}) is of a newer version of matrix-login-gateway; install that one again"
-        )
-    if before is None and inspect(connection).get_table_names():
-        raise Unusable("it holds the tables of another program; name another file in [database] url")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return Upgrade(before, head)
+
+
+def _check_ours(connection: Connection, revision: str | None, known: set[str]) -> None:
+    tables = inspect(connection).get_table_names()
+    # Another program may use Alembic too, and number its revisions as we do.
+    if tables if revision is None else accounts.name not in tables:
+        raise Unusable("it holds the tables of another program; name another file in [database] url")
+    if revision not in {None, *known}:
+        raise Unusable(
+            f"its schema (revision {revision}) is of a newer version of matrix-login-gateway; install that one again"
+        )
 
 
 def _current_revision(connection: Connection) -> str | None:

@@ -10,7 +10,6 @@ from gateway.core.accounts import Account, State
 from gateway.core.identity import Identity
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import Database, DatabaseSettings, open_database
-from gateway.storage.used_tokens import UsedTokens
 
 ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
 
@@ -69,23 +68,24 @@ async def test_when_users_were_seen_is_written_together(accounts: Accounts) -> N
     assert [account.last_seen_at for account in await accounts.all()] == [7, 8]
 
 
-async def test_a_transaction_that_fails_changes_nothing_and_leaves_nothing_open(database: Database) -> None:
-    with pytest.raises(KeyError):
-        async with database.transaction() as connection:
-            await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
-            raise KeyError
-    async with database.transaction() as connection:
-        assert (await connection.exec_driver_sql("SELECT * FROM used_tokens")).all() == []
+async def test_a_subject_that_claims_two_names_at_once_gets_one(accounts: Accounts) -> None:
+    names = [Identity("iss", "s1", f"alice{number}", f"@alice{number}:example.org") for number in range(8)]
+
+    await asyncio.gather(*(accounts.claim(identity, 1) for identity in names))
+
+    assert len(await accounts.all()) == 1
 
 
-async def test_a_token_is_used_once_and_forgotten_when_it_has_expired(database: Database) -> None:
-    used = UsedTokens(database)
+async def test_one_account_is_found_by_its_name_alone(accounts: Accounts) -> None:
+    await accounts.claim(ALICE, 1)
 
-    first = await asyncio.gather(*(used.use("iss", "1", 100, now=50) for _ in range(10)))
+    assert await accounts.get("alice") == Account("alice", "iss", "s1", State.PENDING, 1, 1)
+    assert await accounts.get("Alice") is None
 
-    assert sorted(first) == [False] * 9 + [True]
-    assert await used.use("other", "1", 100, now=50)
-    assert await used.use("iss", "2", None, now=50)
-    assert not await used.use("iss", "1", 100, now=101)
-    assert await used.use("iss", "1", 300, now=102)
-    assert not await used.use("iss", "2", None, now=10_000)
+
+@pytest.mark.parametrize("text", ["'; DROP TABLE accounts; --", "%", "\0", "\U0001f600" * 5000, ":subject"])
+async def test_any_subject_is_kept_as_it_is(accounts: Accounts, text: str) -> None:
+    await accounts.claim(Identity(text, text, "alice", "@alice:example.org"), 1)
+
+    (account,) = await accounts.find(Identity(text, text, "other", "@other:example.org"))
+    assert (account.issuer, account.subject) == (text, text)
