@@ -53,7 +53,8 @@ def test_the_migrations_are_found_where_they_are() -> None:
 
 
 async def test_processes_that_start_at_once_upgrade_once(tmp_path: Path) -> None:
-    program = "import asyncio, sys; from gateway.storage.database import *; " + (
+    program = (
+        "import asyncio, sys; from gateway.storage.database import *; "
         "asyncio.run(upgrade_database(DatabaseSettings(url=sys.argv[1])))"
     )
     processes = [
