@@ -141,6 +141,10 @@ async def _engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     try:
         yield engine
+    except Unusable:
+        # After a failed connect aiosqlite's thread still reports to the loop, which must not be closed before.
+        await asyncio.sleep(0.1)
+        raise
     finally:
         await engine.dispose()
 
