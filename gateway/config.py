@@ -4,18 +4,16 @@ Reading is strict: an unknown key, a value of another type, a file that can't be
 place and its mend. Nothing here opens a connection or writes a file.
 """
 
-import difflib
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, ValidationError, field_validator
-from pydantic_core import ErrorDetails
 
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import ClaimNames, IdentityRules
@@ -24,6 +22,7 @@ from gateway.core.tokens import TokenRules
 from gateway.errors import ConfigurationError
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
+from gateway.problems import Keys, Places, explanation
 from gateway.settings import Table
 from gateway.sign_in import ProfileSettings
 from gateway.storage.database import DatabaseSettings
@@ -38,6 +37,8 @@ ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 _OF_THE_KEY: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret")
 _MAX_SECRET_FILE: Final = 64 * 1024
 _MIN_AS_TOKEN: Final = 32
+_SECRET: Final = ("jwt", "secret")
+_KEY: Final = ("jwt", "key")
 
 
 def _as_list(value: Any) -> Any:
@@ -119,23 +120,25 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Configurati
     text = _read_text(path)
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise ConfigurationError([f"{path}: not TOML: {error}"]) from None
-    places = {key: f"{path}:{line}" for key, line in _lines(text).items()}
-    _override(table, environment, places)
-    _rename_key(table)
+    places = Places.of(path, text)
+    problems = [*_rename_key(table, places), *_override(table, environment, places)]
+    settings, broken = _settings(table, places, problems)
+    if settings is None:
+        raise ConfigurationError(problems)
+    return _Build(environment, places, problems).configuration(settings, broken)
+
+
+def _settings(table: dict[str, Any], places: Places, problems: list[str]) -> tuple[Settings | None, set[Keys]]:
+    """Return the settings and which keys are broken: the rest is read as if they were not there."""
     try:
-        settings = Settings.model_validate(table)
+        return Settings.model_validate(table), set()
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-        problems = [_problem(details, path, places) for details in found]
-        problems += _further_problems(table, found, _Build(path, environment, places))
-        raise ConfigurationError(problems) from None
-    return _Build(path, environment, places).configuration(settings)
-
-
-def _further_problems(table: dict[str, Any], found: list[ErrorDetails], build: "_Build") -> list[str]:
-    """Return what is wrong beside `found`: the rest of the file is read as if what is wrong were not there."""
+    for details in found:
+        keys = tuple(str(key) for key in details["loc"] if not isinstance(key, int))
+        problems.append(places.problem(keys, explanation(details, keys, _fields_of(keys[:-1]))))
     broken = {tuple(str(part) for part in details["loc"][:2]) for details in found}
     rest = {
         name: {key: value for key, value in inner.items() if (name, key) not in broken}
@@ -144,12 +147,9 @@ def _further_problems(table: dict[str, Any], found: list[ErrorDetails], build: "
     }
     rest["homeserver"] = {"url": "http://localhost", "server_name": "localhost", **rest.get("homeserver", {})}
     try:
-        build.configuration(Settings.model_validate(rest), broken)
-    except ConfigurationError as error:
-        return error.problems
+        return Settings.model_validate(rest), broken
     except ValidationError:
-        return []
-    return []
+        return None, broken
 
 
 def _read_text(path: Path) -> str:
@@ -161,60 +161,57 @@ def _read_text(path: Path) -> str:
         raise ConfigurationError([f"{path}: not UTF-8 text"]) from None
 
 
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Return on which line each key stands, as far as plain `[table]` and `key =` lines tell."""
-    places: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]", line):
-            table = tuple(header[1].split("."))
-            places.setdefault(table, number)
-        elif key := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
-            places.setdefault((*table, *key[1].split(".")), number)
-    return places
+def _rename_key(table: dict[str, Any], places: Places) -> Iterator[str]:
+    """Take `key` of the `[jwt]` table, as Palpo names it, for `secret`."""
+    jwt = table.get("jwt")
+    if not isinstance(jwt, dict) or "key" not in jwt:
+        return
+    if "secret" in jwt:
+        yield places.problem(("jwt", "key"), "stands beside `secret`, which is its other name; keep one of the two")
+    else:
+        places.known[_SECRET] = places.known.get(_KEY, str(places.path))
+    jwt["secret"] = jwt.pop("key")
 
 
-def _override(table: dict[str, Any], environment: Mapping[str, str], places: dict[tuple[str, ...], str]) -> None:
+def _override(table: dict[str, Any], environment: Mapping[str, str], places: Places) -> Iterator[str]:
+    """Put the values of the environment into the table; yields what is wrong with one."""
     for name, value in sorted(environment.items()):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
         keys = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
-        inner = table
+        keys = _SECRET if keys == _KEY else keys
+        inner: Any = table
         for key in keys[:-1]:
-            following = inner.setdefault(key, {})
-            if not isinstance(following, dict):
-                raise ConfigurationError([f"environment {name}: {key} is no table"])
-            inner = following
-        inner[keys[-1]] = _environment_value(keys, value)
-        places[keys] = f"environment {name}"
+            inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
+        if not all(keys) or not isinstance(inner, dict):
+            yield f"environment {ascii(name)[1:-1]}: names no key; write {ENVIRONMENT_PREFIX}TABLE__KEY"
+        elif re.search("[\ud800-\udfff]", name + value):  # octets that are no UTF-8 come as these (PEP 383)
+            yield f"environment {ascii(name)[1:-1]}: not UTF-8 text"
+        else:
+            inner[keys[-1]] = _environment_value(keys, value)
+            places.note(keys, f"environment {name}")
 
 
-def _environment_value(keys: tuple[str, ...], value: str) -> Any:
+def _environment_value(keys: Keys, value: str) -> Any:
     """Return a value of the environment: plain text for text, TOML for the rest."""
     if _is_text(keys) and not value.startswith(("[", '"', "'")):
         return value
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return value
     return parsed["value"] if len(parsed) == 1 else value
 
 
-def _is_text(keys: tuple[str, ...]) -> bool:
+def _is_text(keys: Keys) -> bool:
     fields = _fields_of(keys[:-1])
     if keys[-1] not in fields:
         return False
     annotation = fields[keys[-1]].annotation
-    return str in {annotation, *get_args(annotation)}
+    return get_origin(annotation) is not dict and str in {annotation, *get_args(annotation)}
 
 
-def _rename_key(table: dict[str, Any]) -> None:
-    jwt = table.get("jwt")
-    if isinstance(jwt, dict) and "key" in jwt and "secret" not in jwt:
-        jwt["secret"] = jwt.pop("key")
-
-
-def _fields_of(keys: tuple[str, ...]) -> dict[str, Any]:
+def _fields_of(keys: Keys) -> dict[str, Any]:
     model: Any = Settings
     for key in keys:
         known = getattr(model, "model_fields", {})
@@ -224,58 +221,17 @@ def _fields_of(keys: tuple[str, ...]) -> dict[str, Any]:
     return dict(getattr(model, "model_fields", {}))
 
 
-def _problem(details: ErrorDetails, path: Path, places: Mapping[tuple[str, ...], str]) -> str:
-    keys = tuple(str(key) for key in details["loc"] if not isinstance(key, int))
-    place = next((places[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in places), str(path))
-    return f"{place}: {_key_name(keys)}: {_explanation(details, keys)}"
-
-
-def _key_name(keys: tuple[str, ...]) -> str:
-    return f"[{keys[0]}]" if len(keys) == 1 else f"[{keys[0]}] {'.'.join(keys[1:])}"
-
-
-# pydantic's words for Python's types, and the words of TOML.
-_PLAIN: Final = {
-    "must be a list": 'must be a list, as in ["..."]',
-    "must be a integer": "must be a whole number",
-    "must be a boolean": "must be true or false",
-    "must be a string": 'must be text in quotes, as in "..."',
-    "must be a dictionary or instance of": "must be a table, not a value for",
-    "must be a dictionary": "must be a table, as in { name = value }",
-}
-
-
-def _explanation(details: ErrorDetails, keys: tuple[str, ...]) -> str:
-    if details["type"] == "extra_forbidden":
-        known = sorted(_fields_of(keys[:-1]))
-        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0)
-        what = "table" if len(keys) == 1 else "key"
-        return f"unknown {what}" + (f"; the nearest known one is {near[0]!r}" if near else "")
-    if details["type"] == "missing":
-        return "is missing; it has no default"
-    message = details["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be a valid", "must be a").replace("Input should", "must")
-    for theirs, ours in _PLAIN.items():
-        message = message.replace(theirs, ours)
-    return message
-
-
 class _Build:
     """Reads the files that settings name and checks what no single key can show."""
 
-    def __init__(
-        self,
-        path: Path,
-        environment: Mapping[str, str],
-        places: Mapping[tuple[str, ...], str],
-    ) -> None:
-        self._path = path
+    def __init__(self, environment: Mapping[str, str], places: Places, problems: list[str]) -> None:
+        self._path = places.path
         self._environment = environment
         self._places = places
-        self._problems: list[str] = []
+        self._problems = problems
         self._warnings: list[str] = []
 
-    def configuration(self, settings: Settings, broken: Collection[tuple[str, ...]] = ()) -> Configuration:
+    def configuration(self, settings: Settings, broken: Collection[Keys]) -> Configuration:
         """Return the whole; what needs one of the `broken` keys is left out of the checks."""
         self._settings = settings
         self._broken = broken
@@ -347,7 +303,8 @@ class _Build:
                 "there is no as_token; `matrix-login-gateway init` makes one, with its registration",
             )
         if token is not None and not re.fullmatch(r"[!-~]+", token):
-            self._report(("session", "as_token"), "must be one word of printable ASCII characters")
+            key = "as_token_file" if session.as_token is None else "as_token"
+            self._report(("session", key), "must be one word of printable ASCII characters")
         if token is not None and len(token) < _MIN_AS_TOKEN:
             self._warnings.append(
                 f"[session] as_token: is short; it is worth the whole server, so use {_MIN_AS_TOKEN} or more"
@@ -362,17 +319,22 @@ class _Build:
         path = self._resolve(keys, name)
         if path is None:
             return self._settings.database
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir raises for one that is too long
             self._report(keys, f"there is no directory {path.parent}; make it, owned by the gateway's user")
-        return DatabaseSettings(url=f"{prefix}:///{path}")
+        try:
+            return DatabaseSettings(url=f"{prefix}:///{path}")
+        except ValidationError:
+            self._report(keys, f"a path with a question mark is not taken: {path}")
+            return self._settings.database
 
-    def _read_secret(self, keys: tuple[str, ...], name: str) -> str | None:
+    def _read_secret(self, keys: Keys, name: str) -> str | None:
         path = self._resolve(keys, name)
         if path is None:
             return None
         try:
-            raw = path.read_bytes()
-            text = raw.decode("utf-8")
+            with path.open("rb") as file:
+                raw = file.read(_MAX_SECRET_FILE + 1)
+            text = raw.decode("utf-8-sig")
         except OSError as error:
             self._report(keys, f"{path} can't be read: {error.strerror}")
             return None
@@ -386,7 +348,7 @@ class _Build:
             self._warn_readable(path, "holds a secret")
         return text.rstrip("\r\n")
 
-    def _resolve(self, keys: tuple[str, ...], name: str) -> Path | None:
+    def _resolve(self, keys: Keys, name: str) -> Path | None:
         def expand(match: re.Match[str]) -> str:
             value = self._environment.get(match[1])
             if value is None:
@@ -394,7 +356,9 @@ class _Build:
             return value or ""
 
         known = len(self._problems)
-        expanded = re.sub(r"\$\{([A-Z_]+)\}", expand, name)
+        expanded = re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", expand, name)
+        if "\0" in expanded:
+            self._report(keys, "has a NUL character in it, which no path has")
         return None if len(self._problems) > known else (self._path.parent / expanded).absolute()
 
     def _warn(self) -> None:
@@ -432,9 +396,5 @@ class _Build:
     def _is_broken(self, table: str, *keys: str) -> bool:
         return (table,) in self._broken or any((table, key) in self._broken for key in keys)
 
-    def _report(self, keys: tuple[str, ...], text: str) -> None:
-        place = next(
-            (self._places[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in self._places),
-            str(self._path),
-        )
-        self._problems.append(f"{place}: {_key_name(keys)}: {text}")
+    def _report(self, keys: Keys, text: str) -> None:
+        self._problems.append(self._places.problem(keys, text))

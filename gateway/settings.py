@@ -9,4 +9,4 @@ from pydantic import BaseModel, ConfigDict
 class Table(BaseModel):
     """A table of the configuration, or a part of one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

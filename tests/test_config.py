@@ -104,6 +104,23 @@ url = "mysql://x/y"
         (GOOD + '[identity]\nlocalpart = "x"\n', "it names no claim"),
         (GOOD + '[identity]\ndeny = ["("]\n', "'(' is not a regular expression"),
         (GOOD + '[server]\ntrusted_proxies = ["10.0.0.1/8"]\n', "not a network such as 127.0.0.0/8"),
+        (GOOD + "required_claims = { groups = 1.5 }\n", "'groups' needs text, a whole number, true or false"),
+        (GOOD + "leeway = " + "9" * 30 + "\n", "must be less than or equal to 9007199254740992"),
+        (GOOD + "[server]\ndrain_timeout = inf\n", "must be a finite number"),
+        (GOOD + "[server]\ndrain_timeout = nan\n", "must be a finite number"),
+        (GOOD + f'key = "{SECRET}"\n', "[jwt] key: stands beside `secret`"),
+        (GOOD.replace("as_token =", "as_token_file = 'x'\nas_token ="), "as_token_file: stands beside `as_token`"),
+        (GOOD.replace(f'as_token = "{AS_TOKEN}"', ""), "there is no as_token; `matrix-login-gateway init` makes one"),
+        (BASE + 'secret_file = "a\\u0000b"\n', "has a NUL character in it"),
+        (BASE + 'secret_file = "/dev/zero"\n', "is larger than 65536 bytes"),
+        (BASE + f'secret_file = "{"x" * 5000}"\n', "can't be read: File name too long"),
+        (GOOD + f'[database]\nurl = "sqlite:///{"x" * 5000}/x.db"\n', "there is no directory"),
+        (GOOD + '[database]\nurl = "sqlite:///x\\u0000.db"\n', "has a NUL character in it"),
+        (GOOD + '[identity]\nallow = ["a{99999999999999}"]\n', "is not a regular expression"),
+        ("jwt = 3\n" + GOOD.replace("[jwt]\nsecret", "#"), "[jwt]: must be a table, as in { name = value }"),
+        (GOOD + "leeway = " + "9" * 5000, "not TOML: "),
+        (GOOD + "x = " + "[" * 5000, "not TOML: "),
+        (GOOD + "leeway = 1\nleeway = 2\n", "not TOML: "),
         ("nonsense", "not TOML: "),
         (b"\xff\xfe", "not UTF-8 text"),
     ],
@@ -152,6 +169,14 @@ def test_secrets_come_from_files_beside_the_configuration_or_of_systemd(tmp_path
             {"secret": ["0123456789012345678901234567890123456789"]},
         ),
         ("JWT__SUBJECT_CLAIM", "5", {"subject_claim": "5"}),
+        ("JWT__SECRET", "true-" * 8, {"secret": ["true-" * 8]}),
+        ("JWT__KEY", "1" * 40, {"secret": ["1" * 40]}),
+        ("jwt__secret".upper(), "[" * 40, {"secret": ["[" * 40]}),
+        ("JWT__AUDIENCE", "a", {"audience": ["a"]}),
+        ("JWT__ALGORITHM", '["HS256"]', {"algorithm": ["HS256"]}),
+        ("JWT__FORMAT", "HMAC", {"format": "HMAC"}),
+        ("JWT__REQUIRED_CLAIMS", '{ groups = ["a"] }', {"required_claims": {"groups": ["a"]}}),
+        ("JWT__REQUIRED_CLAIMS__LEVEL", "5", {"required_claims": {"level": 5}}),
     ],
 )
 def test_any_key_can_come_from_the_environment(
@@ -162,10 +187,68 @@ def test_any_key_can_come_from_the_environment(
     assert expected.items() <= configuration.settings.jwt.model_dump().items()
 
 
-def test_a_problem_in_the_environment_names_the_variable(tmp_path: Path) -> None:
-    assert problems(tmp_path, GOOD, MATRIX_LOGIN_GATEWAY__JWT__LEWAY="5") == [
-        "environment MATRIX_LOGIN_GATEWAY__JWT__LEWAY: [jwt] leway: unknown key; the nearest known one is 'leeway'"
-    ]
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("JWT__LEWAY", "5", "[jwt] leway: unknown key; the nearest known one is 'leeway'"),
+        ("JTW__LEEWAY", "5", "[jtw]: unknown table; the nearest known one is 'jwt'"),
+        ("JWT__LEEWAY", "60s", "[jwt] leeway: must be a whole number"),
+        ("JWT__LEEWAY", "1\nenable = false", "[jwt] leeway: must be a whole number"),
+        ("JWT", "x", "[jwt]: must be a table, as in { name = value }"),
+        ("", "x", "names no key; write MATRIX_LOGIN_GATEWAY__TABLE__KEY"),
+        ("JWT__", "x", "names no key; write MATRIX_LOGIN_GATEWAY__TABLE__KEY"),
+        ("JWT__LEEWAY__X", "5", "names no key; write MATRIX_LOGIN_GATEWAY__TABLE__KEY"),
+        ("HOMESERVER__SERVER_NAME", "\udcff", "not UTF-8 text"),
+    ],
+)
+def test_a_problem_in_the_environment_names_the_variable(
+    tmp_path: Path, name: str, value: str, expected: str
+) -> None:
+    variable = f"MATRIX_LOGIN_GATEWAY__{name}"
+
+    assert f"environment {variable}: {expected}" in problems(tmp_path, GOOD + "leeway = 5\n", **{variable: value})
+
+
+def test_a_secret_of_the_environment_stands_for_that_of_the_file_also_by_its_other_name(tmp_path: Path) -> None:
+    other = SECRET[::-1]
+    configuration = read(tmp_path, BASE + 'key = "short"\n', MATRIX_LOGIN_GATEWAY__JWT__SECRET=other)
+
+    assert configuration.secrets == (other,)
+
+
+def test_a_problem_with_the_other_name_of_the_secret_has_its_line(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, BASE + "\nkey = 5\n")
+
+    assert problem.startswith("gateway.toml:8: [jwt] secret: must be ")
+
+
+def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")
+
+    assert read(tmp_path, b"\xef\xbb\xbf" + BASE.encode() + b'secret_file = "secret"\n').secrets == (SECRET,)
+
+
+def test_a_key_file_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff" * 40)
+
+    assert "is not text; for octets use format" in problems(tmp_path, BASE + 'secret_file = "secret"\n')[0]
+
+
+def test_tables_may_be_written_in_any_way_that_toml_has(tmp_path: Path) -> None:
+    text = f"""\
+homeserver = {{ url = "http://127.0.0.1:8008", server_name = "example.org" }}
+session.as_token = "{AS_TOKEN}"
+jwt.secret = "{SECRET}"
+jwt.leway = 3
+"""
+    assert problems(tmp_path, text) == ["gateway.toml:4: [jwt] leway: unknown key; the nearest known one is 'leeway'"]
+
+
+def test_a_question_mark_in_the_directory_is_reported(tmp_path: Path) -> None:
+    directory = tmp_path / "what?"
+    directory.mkdir()
+
+    assert "a path with a question mark is not taken" in problems(directory, GOOD)[0]
 
 
 def test_a_jwt_table_of_palpo_moves_over_as_it_is(tmp_path: Path) -> None:
@@ -189,7 +272,6 @@ validate_signature = true
     )
 
     assert configuration.secrets == (SECRET,)
-    assert read(tmp_path, GOOD + 'format = "HMACB64"\n'.replace("HMACB64", "HMAC")).settings.jwt.format == "HMAC"
     other = read(tmp_path, BASE + 'format = "HMACB64"\nsecret = "' + "QUJD" * 12 + '"\n')
     assert other.settings.jwt.format == "B64HMAC"
 
@@ -299,3 +381,18 @@ def test_any_value_is_taken_or_reported(tmp_path: Path, key: tuple[str, str], va
 @given(raw=st.binary() | st.text().map(str.encode))
 def test_any_octets_as_file_are_reported(tmp_path: Path, raw: bytes) -> None:
     assert problems(tmp_path, raw)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    name=st.sampled_from([f"{table}__{key}".upper() for table, key in known_keys()])
+    | st.text(st.characters(exclude_characters="\0=")),
+    value=st.text(st.characters(exclude_characters="\0", codec=None))
+    | st.sampled_from(["{}", "[1]", "1", "1e999", "nan", "1979-05-27", "'", "\udcff"]),
+)
+def test_any_variable_of_the_environment_is_taken_or_reported(tmp_path: Path, name: str, value: str) -> None:
+    try:
+        read(tmp_path, GOOD, **{f"MATRIX_LOGIN_GATEWAY__{name}": value})
+    except ConfigurationError as error:
+        assert error.problems
+        assert SECRET not in str(error)

@@ -11,7 +11,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the bottom up; names on one level do not import each other, but inside their own package.
 LEVELS = (
     {"__init__", "settings"},
-    {"errors", "logs"},
+    {"errors", "logs", "problems"},
     {"tasks", "limits"},
     {"core"},
     {"storage", "upstream"},
@@ -26,7 +26,7 @@ IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "pathlib", "ai
 FOREIGN = {"aiohttp", "sqlalchemy", "sqlite3", "joserfc", "alembic"}
 # Where the exceptions of other libraries may be caught.
 EDGES = ("upstream/", "storage/", "web/", "core/tokens.py", "core/keys.py", "cli/synapse.py", "cli/demo.py")
-LONGER = {"config.py": 450}  # one story from file to settings; half of it is texts for the operator
+LONGER = {"config.py": 400}  # one story from file and environment to settings; half of it is texts for the operator
 
 
 def part(path: Path) -> str:

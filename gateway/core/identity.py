@@ -91,7 +91,7 @@ def _compiled(source: str) -> re.Pattern[str]:
             warnings.simplefilter("error", FutureWarning)  # what a later Python will read otherwise
             return re.compile(source)
     except (re.error, OverflowError, RecursionError, FutureWarning) as error:
-        raise ValueError(f"{source!r} is not a regular expression: {error}") from None
+        raise ValueError(f"{source[:80]!r} is not a regular expression: {error}") from None
 
 
 def _expression(value: object) -> object:
