@@ -7,13 +7,14 @@ subject owns an account and which token was used.
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from alembic.util import CommandError
 from pydantic import field_validator
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -23,6 +24,8 @@ from gateway.storage import migrate
 
 # How long a login waits for the database before it answers 503, in seconds.
 _PATIENCE = 5
+# How long SQLite itself waits for a lock. Less: a statement that waits can't be called off before that.
+_LOCK_PATIENCE = 2
 
 
 class DatabaseSettings(Table):
@@ -78,37 +81,40 @@ class Database:
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Open the database and bring its schema up to date; raises `Unusable` with the mend where that can't be."""
+    await upgrade_database(settings)
     async with _engine(settings) as engine:
-        await _upgrade(engine)
         yield Database(engine)
 
 
 async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:
     """Bring the schema up to date and say what was done."""
-    async with _engine(settings) as engine:
-        return await _upgrade(engine)
+    # Not with aiosqlite: its thread for a connection that can't be opened may outlive the event loop, and says so.
+    return await asyncio.to_thread(_upgrade, make_url(settings.url))
 
 
-async def _upgrade(engine: AsyncEngine) -> migrate.Upgrade:
-    with _named(engine.url):
-        async with engine.begin() as connection:
-            done = await connection.run_sync(migrate.upgrade)
-        await _switch_to_wal(engine)  # not before: a file of another program must stay as it is
-        return done
+def _upgrade(url: URL) -> migrate.Upgrade:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": _PATIENCE})
+    try:
+        with _named(url):
+            with engine.begin() as connection:
+                done = migrate.upgrade(connection)
+            _switch_to_wal(engine)  # not before: a file of another program must stay as it is
+            return done
+    finally:
+        engine.dispose()
 
 
-async def _switch_to_wal(engine: AsyncEngine) -> None:
+def _switch_to_wal(engine: Engine) -> None:
     """Give the file the mode that it then keeps. SQLite does not wait here when another process does the same."""
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + _PATIENCE
+    ends = time.monotonic() + _PATIENCE
     while True:
         try:
-            async with engine.connect() as connection:
-                await connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         except OperationalError:
-            if loop.time() > ends:
+            if time.monotonic() > ends:
                 raise
-            await asyncio.sleep(0.02)
+            time.sleep(0.02)
         else:
             return
 
@@ -136,15 +142,11 @@ async def _engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         pool_size=4,
         max_overflow=0,
         pool_timeout=_PATIENCE,
-        connect_args={"timeout": _PATIENCE},
+        connect_args={"timeout": _LOCK_PATIENCE},
     )
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     try:
         yield engine
-    except Unusable:
-        # After a failed connect aiosqlite's thread still reports to the loop, which must not be closed before.
-        await asyncio.sleep(0.1)
-        raise
     finally:
         await engine.dispose()
 

@@ -1,42 +1,53 @@
-"""The file is ours and up to date, or it is refused in one line and left as it is."""
+"""An open database answers, or refuses in time with a word for the log; its settings name a file of ours."""
 
 import asyncio
 import os
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from pydantic import ValidationError
 
-from gateway.errors import Refusal, Refused, Unusable
+from gateway.core.identity import Identity
+from gateway.errors import Refusal, Refused
+from gateway.storage import database as module
 from gateway.storage.accounts import Accounts
-from gateway.storage.database import DatabaseSettings, open_database, upgrade_database
-from gateway.storage.schema import metadata
+from gateway.storage.database import Database, DatabaseSettings, open_database
+from gateway.storage.used_tokens import UsedTokens
+
+ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
 
 
-def at(path: Path) -> DatabaseSettings:
-    return DatabaseSettings(url=f"sqlite:///{path}")
+@pytest.fixture
+async def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    monkeypatch.setattr(module, "_LOCK_PATIENCE", 0.2)
+    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as opened:
+        yield opened
 
 
-async def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> None:
-    await upgrade_database(at(tmp_path / "a.db"))
-    engine = create_engine(f"sqlite:///{tmp_path}/a.db")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("gateway.db", "not a database URL"),
+        ("", "not a database URL"),
+        ("postgresql://u:p@host:port/x", "not a database URL"),
+        ("postgresql://host/x", "in SQLite alone"),
+        ("sqlite+aiosqlite:///x", "in SQLite alone"),
+        ("sqlite://", "must be kept in a file"),
+        ("sqlite:///:memory:", "must be kept in a file"),
+        ("sqlite://gateway.db", "must be kept in a file"),
+        ("sqlite:///x?mode=memory&uri=true", "neither options"),
+    ],
+)
+def test_a_url_that_names_no_sqlite_file_is_refused(url: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        DatabaseSettings(url=url)
 
 
-async def test_a_second_upgrade_has_nothing_to_do_and_many_at_once_upgrade_once(tmp_path: Path) -> None:
-    done = await asyncio.gather(*(upgrade_database(at(tmp_path / "a.db")) for _ in range(5)))
-
-    assert {upgrade.after for upgrade in done} == {"0001"}
-    assert (await upgrade_database(at(tmp_path / "a.db"))).before == "0001"
-
-
-async def test_a_commit_survives_a_power_cut(tmp_path: Path) -> None:
-    async with open_database(at(tmp_path / "a.db")) as database, database.connect() as connection:
+async def test_a_commit_survives_a_power_cut(database: Database) -> None:
+    async with database.connect() as connection:
         modes = [
             (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")
         ]
@@ -44,45 +55,61 @@ async def test_a_commit_survives_a_power_cut(tmp_path: Path) -> None:
     assert modes == ["wal", 2]
 
 
-async def refusal_of(path: Path) -> str:
-    before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(Unusable) as caught:
-        await upgrade_database(at(path))
-    assert before == (path.read_bytes() if path.is_file() else None)
-    return str(caught.value)
+async def test_a_transaction_is_kept_whole(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
+        await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'c', 1)")
+    async with database.connect() as connection:
+        assert len((await connection.exec_driver_sql("SELECT * FROM used_tokens")).all()) == 2
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.db").write_bytes(b"something else entirely" * 100)
-
-    assert "file is not a database" in await refusal_of(tmp_path / "a.db")
-
-
-async def test_tables_of_another_program_are_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "a.db") as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("CREATE TABLE theirs (x)")
-    connection.close()
-
-    assert "it holds the tables of another program" in await refusal_of(tmp_path / "a.db")
+async def test_a_transaction_that_fails_changes_nothing_and_leaves_nothing_open(database: Database) -> None:
+    with pytest.raises(KeyError):
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
+            raise KeyError
+    async with database.transaction() as connection:
+        assert (await connection.exec_driver_sql("SELECT * FROM used_tokens")).all() == []
 
 
-async def test_a_directory_is_refused(tmp_path: Path) -> None:
-    assert "unable to open database file" in await refusal_of(tmp_path)
+async def test_a_locked_database_refuses_writes_in_time_and_goes_on_reading(
+    database: Database, tmp_path: Path
+) -> None:
+    accounts = Accounts(database)
+    await accounts.claim(ALICE, 1)
+    with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = await asyncio.gather(
+            *(accounts.claim(Identity("iss", f"s{n}", f"u{n}", "@u:x"), 1) for n in range(3)), return_exceptions=True
+        )
+        assert len(await accounts.all()) == 1
+        with pytest.raises(Refused):
+            await accounts.saw({"alice": 5})
+
+    assert [getattr(error, "refusal", error) for error in refused] == [Refusal.DATABASE_UNAVAILABLE] * 3
+    assert len(await accounts.claim(Identity("iss", "s9", "u9", "@u9:x"), 1)) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/1").exists(), reason="needs /proc")
-async def test_a_place_that_cannot_be_written_is_refused() -> None:
-    with pytest.raises(Unusable, match="unable to open database file"):
-        await upgrade_database(at(Path("/proc/1/gateway.db")))
+async def test_pages_that_are_damaged_are_a_refusal(tmp_path: Path) -> None:
+    settings = DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")
+    async with open_database(settings) as database, database.transaction() as connection:
+        for number in range(300):
+            await connection.exec_driver_sql(f"INSERT INTO used_tokens VALUES ('a', '{number:0100}', 1)")
+    path = tmp_path / "gateway.db"
+    # The schema is on the first pages, the rows are behind them.
+    path.write_bytes(path.read_bytes()[: 8 * 4096] + os.urandom(path.stat().st_size - 8 * 4096))
+
+    async with open_database(settings) as database:
+        with pytest.raises(Refused, match="malformed") as caught:
+            await UsedTokens(database).use("a", "new", None, now=50)
+    assert caught.value.refusal is Refusal.DATABASE_UNAVAILABLE
 
 
-async def test_a_database_that_goes_is_a_refusal_with_retry_after(tmp_path: Path) -> None:
-    async with open_database(at(tmp_path / "a.db")) as database:
-        async with database.connect() as connection:
-            await connection.exec_driver_sql("DROP TABLE accounts")
-        with pytest.raises(Refused) as caught:
-            await Accounts(database).all()
+async def test_a_table_that_goes_is_a_refusal_with_retry_after(database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("DROP TABLE accounts")
+    with pytest.raises(Refused) as caught:
+        await Accounts(database).all()
 
     assert caught.value.refusal is Refusal.DATABASE_UNAVAILABLE
     assert caught.value.retry_after == 5

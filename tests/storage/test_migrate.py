@@ -1,7 +1,6 @@
 """The file is brought up to date, or it is refused in one line and left as it is."""
 
 import asyncio
-import os
 import sqlite3
 import sys
 from contextlib import closing
@@ -54,7 +53,8 @@ def test_the_migrations_are_found_where_they_are() -> None:
 
 async def test_processes_that_start_at_once_upgrade_once(tmp_path: Path) -> None:
     program = (
-        "import asyncio, sys; from gateway.storage.database import *; "
+        "import asyncio, sys\n"
+        "from gateway.storage.database import DatabaseSettings, upgrade_database\n"
         "asyncio.run(upgrade_database(DatabaseSettings(url=sys.argv[1])))"
     )
     processes = [
@@ -131,11 +131,3 @@ async def test_a_directory_is_refused(tmp_path: Path) -> None:
 
 async def test_a_place_where_nothing_can_be_written_is_refused() -> None:
     assert "unable to open database file" in await refusal_of(Path("/proc/1/gateway.db"))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-async def test_a_file_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    path.touch(mode=0o400)
-
-    assert "readonly" in await refusal_of(path)
