@@ -1,6 +1,7 @@
 """How often somebody may try: token buckets in the memory of this process (GCRA, by throttled-py)."""
 
 from datetime import timedelta
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from pydantic import Field
@@ -38,7 +39,7 @@ class Limits:
 
     def check_address(self, address: str) -> None:
         """Refuse an address that failed too often; "" is an address that isn't known."""
-        if self._failed is not None and address and self._failed.peek(address).remaining < 1:
+        if self._failed is not None and address and self._failed.peek(_network(address)).remaining < 1:
             raise Refused(
                 Refusal.TOO_MANY_ATTEMPTS,
                 reason="failed logins of this address",
@@ -48,7 +49,7 @@ class Limits:
     def count_failure(self, address: str) -> None:
         """Count a failed login of an address."""
         if self._failed is not None and address:
-            self._failed.limit(address)
+            self._failed.limit(_network(address))
 
     def count_login(self, user_id: str) -> None:
         """Count a login of a user and refuse one too many."""
@@ -60,6 +61,17 @@ class Limits:
                     reason=f"logins of {user_id}",
                     retry_after=result.state.retry_after,
                 )
+
+
+def _network(address: str) -> str:
+    """Return what is counted: an IPv6 subscriber has 2^64 addresses or more (RFC 6177), so its /64 is one."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
 
 
 def _limiter(bucket: Bucket) -> Throttled | None:
