@@ -37,8 +37,17 @@ def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _escape_controls,
             render,
         ],
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def _escape_controls(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Write characters out that would end the line or steer the operator's terminal: clients choose some values."""
+    return {
+        name: value.encode("unicode_escape").decode() if isinstance(value, str) and not value.isprintable() else value
+        for name, value in event.items()
+    }
