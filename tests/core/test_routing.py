@@ -1,6 +1,8 @@
 """The four login paths are ours, as they are written, and nothing else is."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.routing import LOGIN_PATHS, Route, route
 
@@ -43,3 +45,11 @@ def test_every_other_spelling_is_relayed(target: str) -> None:
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
 def test_trace_and_connect_are_refused(method: str) -> None:
     assert route(method, "/_matrix/client/v3/login") is Route.REFUSE
+
+
+@given(st.text(), st.text() | st.sampled_from(sorted(LOGIN_PATHS)).flatmap(lambda path: st.text().map(path.__add__)))
+def test_any_method_and_target_have_a_route_and_only_login_paths_are_ours(method: str, target: str) -> None:
+    found = route(method, target)
+
+    assert found in Route
+    assert target.partition("?")[0] in LOGIN_PATHS or found in {Route.RELAY, Route.REFUSE}

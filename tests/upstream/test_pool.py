@@ -14,8 +14,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HOST = [(b"Host", b"h")]
 
 
-def pool_of(url: str, call_timeout: float = 30) -> Pool:
-    return Pool(PoolSettings(url=url, connect_timeout=0.2), call_timeout=call_timeout)
+def pool_of(url: str, *, call_timeout: float = 30, connect_timeout: float = 10) -> Pool:
+    return Pool(PoolSettings(url=url, connect_timeout=connect_timeout), call_timeout=call_timeout)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_a_call_that_is_cancelled_ends_its_connection() -> None:
 async def test_a_homeserver_that_takes_no_connection_is_too_slow() -> None:
     async with never_accepting() as port:
         with pytest.raises(Refused) as refused:
-            await pool_of(f"http://127.0.0.1:{port}").call("GET", "/", HOST)
+            await pool_of(f"http://127.0.0.1:{port}", connect_timeout=0.2).call("GET", "/", HOST)
     assert refused.value.refusal is Refusal.HOMESERVER_TOO_SLOW
 
 
