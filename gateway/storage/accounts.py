@@ -1,9 +1,8 @@
 """The accounts: one row for each Matrix user, owned by one subject."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from gateway.core.accounts import Account, State
@@ -16,6 +15,7 @@ _FIND = select(accounts).where(
     or_(accounts.c.localpart == bindparam("localpart"), accounts.c.subject == bindparam("subject"))
 )
 _GET = select(accounts).where(accounts.c.localpart == bindparam("localpart"))
+_ALL = select(accounts).order_by(accounts.c.localpart)
 _SAW = (
     update(accounts)
     .where(accounts.c.localpart == bindparam("of_localpart"))
@@ -72,19 +72,11 @@ class Accounts:
 
     async def all(self) -> list[Account]:
         """Return every account, by name."""
-        return await self._rows(select(accounts).order_by(accounts.c.localpart))
+        return await self._rows(_ALL)
 
     async def _rows(self, query: Select[Any], **values: str) -> list[Account]:
-        async with self._database.connect() as connection:
-            found: Sequence[Row[Any]] = (await connection.execute(query, values)).all()
+        found = await self._database.rows(query, **values)
         return [
-            Account(
-                localpart=row.localpart,
-                issuer=row.issuer,
-                subject=row.subject,
-                state=State(row.state),
-                created_at=row.created_at,
-                last_seen_at=row.last_seen_at,
-            )
-            for row in found
+            Account(localpart, issuer, subject, State(state), created_at, last_seen_at)
+            for localpart, issuer, subject, state, created_at, last_seen_at in found
         ]

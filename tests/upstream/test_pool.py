@@ -185,7 +185,7 @@ async def test_a_homeserver_that_is_not_there_is_unreachable(scheme: str, unused
 async def test_a_homeserver_that_speaks_no_tls_is_unreachable() -> None:
     async with RawServer(Script(OK)).running() as server:
         with pytest.raises(Refused) as refused:
-            await pool_of(server.url.replace("http:", "https:")).call("GET", "/", HOST)
+            await pool_of(server.url.replace("http:", "https:"), connect_timeout=1).call("GET", "/", HOST)
     assert refused.value.status in {502, 504}
 
 
