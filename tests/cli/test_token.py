@@ -7,33 +7,16 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.token import explain_token, mint_token
-from gateway.config import Configuration, load
+from gateway.config import Configuration
 from gateway.errors import Unusable
-from tests.cli.test_setup import run
+from tests.cli.commands import TABLES, configured, run
 
 NOW = 1_800_000_000
-TABLES = """
-[homeserver]
-url = "http://127.0.0.1:8008"
-server_name = "example.org"
-[session]
-as_token = "0123456789abcdef0123456789abcdef"
-[jwt]
-secret = "a secret of at least thirty-two bytes"
-issuer = ["https://id.example.org"]
-audience = ["matrix"]
-"""
 
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Configuration:
     return configured(tmp_path, TABLES)
-
-
-def configured(directory: Path, tables: str) -> Configuration:
-    path = directory / "gateway.toml"
-    path.write_text(tables)
-    return load(path)
 
 
 def test_a_minted_token_passes_every_check(configuration: Configuration) -> None:

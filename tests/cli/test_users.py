@@ -11,8 +11,7 @@ from gateway.config import Configuration
 from gateway.core.identity import Identity
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
-from tests.cli.test_setup import run
-from tests.cli.test_token import TABLES, configured
+from tests.cli.commands import TABLES, configured, run
 
 
 @pytest.fixture
