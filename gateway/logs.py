@@ -45,9 +45,10 @@ def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
     return logger
 
 
-def _escape_controls(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def printable(text: str) -> str:
     """Write characters out that would end the line or steer the operator's terminal: clients choose some values."""
-    return {
-        name: value.encode("unicode_escape").decode() if isinstance(value, str) and not value.isprintable() else value
-        for name, value in event.items()
-    }
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _escape_controls(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}

@@ -1,6 +1,6 @@
 """The commands. Exit status: 0 done, 1 it failed, 2 usage or configuration; an operator never meets a traceback.
 
-One file for each group of commands; `console` says how output looks.
+One file for each group of commands; `console` says how output looks, `synapse` and `templates` serve several.
 """
 
 import sys
@@ -8,7 +8,7 @@ import sys
 import rich_click as click
 
 from gateway import __version__
-from gateway.cli.console import print_problems, stderr
+from gateway.cli.console import print_failure, print_problems
 from gateway.cli.database import database
 from gateway.cli.demo import demo
 from gateway.cli.serve import serve
@@ -36,5 +36,5 @@ def main() -> None:
         print_problems(error.problems)
         sys.exit(2)
     except Unusable as error:
-        stderr.print(str(error), style="bold red", highlight=False)
+        print_failure(str(error))
         sys.exit(1)

@@ -1,16 +1,35 @@
-"""How output looks: colour and tables on a terminal, plain lines elsewhere, and the `-c` option of all commands."""
+"""How output looks: colour and tables on a terminal, plain lines elsewhere, and the `-c` option of all commands.
 
+Rule: values come from strangers, so nothing in a text is markup, and control characters are written out.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gateway.config import Configuration, load
+from gateway.logs import printable
 
-stdout = Console(soft_wrap=True)
-stderr = Console(stderr=True, soft_wrap=True)
+# Text, or text in a style.
+Part = str | tuple[str, str]
+
+# No table is as wide; a file or a pipe has no width at which to fold one.
+_NO_WIDTH = 100_000
+
+
+def _console(*, error: bool) -> Console:
+    stream = sys.stderr if error else sys.stdout
+    width = None if stream.isatty() else _NO_WIDTH
+    return Console(stderr=error, soft_wrap=True, markup=False, emoji=False, highlight=False, width=width)
+
+
+stdout = _console(error=False)
+stderr = _console(error=True)
 
 config_option = click.option(
     "-c",
@@ -25,30 +44,48 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
+def say(*parts: Part, to: Console = stdout) -> None:
+    """Print one line."""
+    to.print(Text.assemble(*map(_text, parts)))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Part]]) -> None:
+    """Print a table; without a head where the columns have no names."""
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_text, row))
+    stdout.print(table)
+
+
+def _text(part: Part) -> Text:
+    text, style = (part, "") if isinstance(part, str) else part
+    return Text(printable(text), style)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    say(("warning", "yellow"), f" {text}", to=stderr)
+
+
 def load_configuration(path: Path) -> Configuration:
     """Read the configuration, its warnings on standard error; raises `ConfigurationError`."""
     configuration = load(path)
-    print_warnings(configuration)
-    return configuration
-
-
-def print_warnings(configuration: Configuration) -> None:
-    """Print what is unwise in a configuration that works."""
     for warning in configuration.warnings:
-        stderr.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+        warn(warning)
+    return configuration
 
 
 def print_problems(problems: list[str]) -> None:
     """Print the report of a configuration that can't be used."""
     count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-    stderr.print(f"[bold red]The configuration has {count}:[/]", highlight=False)
+    say((f"The configuration has {count}:", "bold red"), to=stderr)
     for problem in problems:
-        stderr.print(f"  {escape(problem)}", highlight=False)
+        say(f"  {problem}", to=stderr)
 
 
-def table(*columns: str) -> Table:
-    """Return an empty table in the style of all commands."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+def print_failure(text: str) -> None:
+    """Print why a command failed; the text may have several lines."""
+    for line in text.splitlines():
+        say((line, "bold red"), to=stderr)

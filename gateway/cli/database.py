@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from gateway.cli.console import config_option, load_configuration, stdout
+from gateway.cli.console import config_option, load_configuration, say
 from gateway.storage.database import upgrade_database
 
 
@@ -21,8 +21,6 @@ def upgrade(path: Path) -> None:
     configuration = load_configuration(path)
     done = asyncio.run(upgrade_database(configuration.database))
     if done.before == done.after:
-        stdout.print(f"The schema is up to date (revision {done.after}).", highlight=False)
+        say(f"The schema is up to date (revision {done.after}).")
     else:
-        stdout.print(
-            f"Upgraded the schema from {done.before or 'nothing'} to revision {done.after}.", highlight=False
-        )
+        say(f"Upgraded the schema from {done.before or 'nothing'} to revision {done.after}.")

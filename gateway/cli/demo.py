@@ -17,10 +17,9 @@ import aiohttp
 import rich_click as click
 import toml
 import uvloop
-from rich.markup import escape
 
 from gateway import app
-from gateway.cli.console import stdout
+from gateway.cli.console import say, stdout
 from gateway.cli.synapse import Synapse, SynapseError, SynapseSettings, running_synapse
 from gateway.cli.templates import registration_yaml
 from gateway.cli.token import mint_token
@@ -71,9 +70,9 @@ class Steps:
         now = time.perf_counter()
         milliseconds = (now - self._since) * 1000
         self._since = now
-        stdout.print(f"[green]✓[/] [dim]{milliseconds:6.0f} ms[/]  {escape(what)}", highlight=False)
+        say(("✓", "green"), " ", (f"{milliseconds:6.0f} ms", "dim"), f"  {what}")
         if detail:
-            stdout.print(f"             [cyan]{escape(detail)}[/]", highlight=False)
+            say("             ", (detail, "cyan"))
 
 
 @asynccontextmanager
@@ -170,9 +169,9 @@ async def _call(
 
 def _invite(url: str, token: str, directory: Path) -> None:
     body = json.dumps({"type": "org.matrix.login.jwt", "token": token})
-    stdout.print("\nBoth stay up until Ctrl-C. Log in yourself; the token is good for a day:\n", highlight=False)
+    click.echo("\nBoth keep running until Ctrl-C. Log in yourself; the token is good for a day:\n")
     click.echo(f"  curl -X POST {url}/_matrix/client/v3/login -d '{body}'\n")
-    stdout.print(f"Configuration, registration and logs are in {directory}", highlight=False)
+    say(f"Configuration, registration and logs are in {directory}")
 
 
 def _shortened(token: str) -> str:

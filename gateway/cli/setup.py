@@ -2,11 +2,12 @@
 
 import json
 import secrets
+import shlex
 from pathlib import Path
 
 import rich_click as click
 
-from gateway.cli.console import config_option, json_option, print_warnings, stdout
+from gateway.cli.console import config_option, json_option, load_configuration, say
 from gateway.cli.templates import example_configuration, registration_yaml
 from gateway.config import load
 from gateway.errors import ConfigurationError, Unusable
@@ -17,18 +18,16 @@ from gateway.errors import ConfigurationError, Unusable
 @json_option
 def check(path: Path, *, as_json: bool) -> None:
     """Report every problem of the configuration at once, and what is unwise in it."""
+    if not as_json:
+        load_configuration(path)
+        say((f"{path} is good.", "green"))
+        return
     try:
-        configuration = load(path)
+        warnings = load(path).warnings
     except ConfigurationError as error:
-        if not as_json:
-            raise
         click.echo(json.dumps({"ok": False, "problems": error.problems, "warnings": []}, indent=2))
         raise SystemExit(2) from None
-    if as_json:
-        click.echo(json.dumps({"ok": True, "problems": [], "warnings": configuration.warnings}, indent=2))
-    else:
-        print_warnings(configuration)
-        stdout.print(f"[green]{path} is good.[/]", highlight=False)
+    click.echo(json.dumps({"ok": True, "problems": [], "warnings": warnings}, indent=2))
 
 
 @click.command()
@@ -70,9 +69,6 @@ def init(directory: Path, server_name: str, homeserver_url: str) -> None:
             path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise Unusable(f"{error.filename or directory} can't be written: {error.strerror}.") from error
-    stdout.print(f"Wrote {', '.join(files)} to {directory}.", highlight=False)
-    stdout.print(
-        f"Next: give registration.yaml to the homeserver, put the issuer's key into jwt.secret, and run\n"
-        f"  matrix-login-gateway check -c {directory / 'gateway.toml'}",
-        highlight=False,
-    )
+    say(f"Wrote {', '.join(files)} to {directory}.")
+    say("Next: give registration.yaml to the homeserver, put the issuer's key into jwt.secret, and run")
+    say(f"  matrix-login-gateway check -c {shlex.quote(str(directory / 'gateway.toml'))}")

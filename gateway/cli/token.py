@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import rich_click as click
 from joserfc import jwt
 from joserfc.jwk import OctKey
-from rich.markup import escape
 
-from gateway.cli.console import config_option, json_option, load_configuration, stdout, table
+from gateway.cli.console import config_option, json_option, load_configuration, print_table
 from gateway.config import Configuration
 from gateway.core import identity, tokens
 from gateway.core.keys import MIN_SECRET_BYTES, secret_octets
@@ -43,10 +42,7 @@ def explain(path: Path, text: str | None, *, as_json: bool) -> None:
         rows = [{"check": check.name, "passed": check.passed, "says": check.says} for check in checks]
         click.echo(json.dumps({"passed": passed, "checks": rows}, indent=2))
     else:
-        listing = table("check", "", "")
-        for check in checks:
-            listing.add_row(check.name, _MARKS[check.passed], escape(check.says))
-        stdout.print(listing)
+        print_table(("check", "", ""), [(check.name, _MARKS[check.passed], check.says) for check in checks])
     if not passed:
         raise SystemExit(1)
 
@@ -60,7 +56,7 @@ class Check:
     says: str
 
 
-_MARKS = {True: "[green]pass[/]", False: "[bold red]fail[/]", None: "[dim]-[/]"}
+_MARKS = {True: ("pass", "green"), False: ("fail", "bold red"), None: ("-", "dim")}
 
 
 def explain_token(text: str, configuration: Configuration, now: float) -> list[Check]:

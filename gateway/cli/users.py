@@ -9,7 +9,7 @@ from typing import Any
 
 import rich_click as click
 
-from gateway.cli.console import config_option, json_option, load_configuration, stdout, table
+from gateway.cli.console import config_option, json_option, load_configuration, print_table, say
 from gateway.config import Configuration
 from gateway.core.accounts import Account
 from gateway.errors import Refused, Unusable
@@ -33,14 +33,13 @@ def list_users(path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        stdout.print("No one has logged in yet.")
+        say("No one has logged in yet.")
         return
-    listing = table("user", "state", "subject", "issuer", "made", "last seen")
-    for row in rows:
-        listing.add_row(
-            *(_cell(row[key]) for key in ("user_id", "state", "subject", "issuer", "created_at", "last_seen_at"))
-        )
-    stdout.print(listing)
+    keys = ("user_id", "state", "subject", "issuer", "created_at", "last_seen_at")
+    print_table(
+        ("user", "state", "subject", "issuer", "made", "last seen"),
+        [[_cell(row[key]) for key in keys] for row in rows],
+    )
 
 
 @users.command()
@@ -58,11 +57,7 @@ def show(user: str, path: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row, indent=2))
         return
-    listing = table("", "")
-    listing.show_header = False
-    for key, value in row.items():
-        listing.add_row(key, _cell(value))
-    stdout.print(listing)
+    print_table(("", ""), [(key, _cell(value)) for key, value in row.items()])
 
 
 async def _accounts(configuration: Configuration, localpart: str | None) -> list[Account]:

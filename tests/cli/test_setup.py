@@ -33,6 +33,16 @@ def test_what_init_wrote_is_a_good_configuration(directory: Path) -> None:
     assert result.stderr == "warning [jwt] issuer: is empty; whoever holds the key may be any issuer\n"
 
 
+def test_a_directory_whose_name_looks_like_markup_is_named_as_it_is(tmp_path: Path) -> None:
+    made = tmp_path / "[" / "y]"
+    init = run("init", str(made), "--server-name", "example.com")
+    check = run("check", "-c", str(made / "gateway.toml"))
+
+    assert init.returncode == check.returncode == 0
+    assert f"to {made}." in init.stdout
+    assert str(made) in check.stdout
+
+
 def test_init_makes_another_secret_each_time(directory: Path, tmp_path: Path) -> None:
     run("init", str(tmp_path / "other"))
 

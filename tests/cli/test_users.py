@@ -30,7 +30,7 @@ def configuration(tmp_path: Path) -> Configuration:
 
 
 def test_list_shows_every_account(configuration: Configuration) -> None:
-    result = run("users", "list", "-c", str(configuration.path), COLUMNS="200")
+    result = run("users", "list", "-c", str(configuration.path))
 
     assert result.returncode == 0
     header, *rows = result.stdout.splitlines()
@@ -39,6 +39,25 @@ def test_list_shows_every_account(configuration: Configuration) -> None:
         ["@alice:example.org", "active", "subject-1"],
         ["@bob:example.org", "pending", "subject-2"],
     ]
+
+
+def test_list_shows_subjects_as_they_are_and_control_characters_written_out(tmp_path: Path) -> None:
+    made = configured(tmp_path, TABLES)
+    subjects = ["a[/b]c", "[bold]subj[red]", "\x1b[31mred"]
+
+    async def fill() -> None:
+        async with open_database(made.database) as database:
+            for name, subject in zip("abc", subjects, strict=True):
+                await Accounts(database).claim(Identity("https://id", subject, name, f"@{name}:example.org"), 0)
+
+    asyncio.run(fill())
+
+    listed = run("users", "list", "-c", str(made.path))
+    shown = run("users", "show", "a", "-c", str(made.path))
+
+    assert listed.returncode == shown.returncode == 0
+    assert [row.split()[2] for row in listed.stdout.splitlines()[1:]] == [*subjects[:2], "\\x1b[31mred"]
+    assert "a[/b]c" in shown.stdout
 
 
 def test_list_prints_json_for_scripts(configuration: Configuration) -> None:
