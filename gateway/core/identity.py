@@ -23,8 +23,17 @@ MAX_USER_ID_BYTES: Final = 255
 
 _ALLOWED: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._=/+-")
 _UPPER_TO_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+# Appendix 'Server name'.
+_SERVER_NAME: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(:[0-9]{1,5})?")
 # A claim's name ends at the colon before the expression; a colon before `//` belongs to a name that is a URL.
 _CLAIM_NAME: Final = re.compile(r"(?:[^{}:]|:(?=//))+")
+
+
+def check_server_name(text: str) -> str:
+    """Return a server name that follows the grammar; raises ValueError with what to write."""
+    if not _SERVER_NAME.fullmatch(text):
+        raise ValueError("not a server name; write it as in user ids, such as example.org")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,13 @@ Answers are told apart by errcode, not by status: homeservers agree on hardly an
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
+from pydantic import AfterValidator
+
 from gateway.core.headers import Field
+from gateway.core.identity import check_server_name
 from gateway.errors import Refusal, Refused
 from gateway.upstream.pool import Pool, PoolSettings, Reply
 
@@ -33,7 +36,7 @@ _TRUE_WHOAMI: Final = frozenset(("Synapse", "Dendrite"))
 class HomeserverSettings(PoolSettings):
     """The `[homeserver]` table."""
 
-    server_name: str
+    server_name: Annotated[str, AfterValidator(check_server_name)]
 
 
 class HomeserverAnswered(Exception):

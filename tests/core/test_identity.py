@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.core.identity import ClaimNames, Identity, IdentityRules, Mapping, identify, parse_template
+from gateway.core.identity import (
+    ClaimNames,
+    Identity,
+    IdentityRules,
+    Mapping,
+    check_server_name,
+    identify,
+    parse_template,
+)
 from gateway.errors import Refusal, Refused
 
 
@@ -61,6 +69,34 @@ def test_a_subject_gets_its_localpart(
     identity = mapped(claims, names, **rules)
 
     assert (identity.localpart, identity.user_id) == (localpart, f"@{localpart}:example.org")
+
+
+@pytest.mark.parametrize(
+    "name", ["example.org", "Example.org", "localhost", "1.2.3.4:1234", "[1234:5678::abcd]", "[::1]:8448", "a-b.c"]
+)
+def test_a_server_name_of_the_grammar_is_accepted(name: str) -> None:
+    assert check_server_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "bad name!!",
+        "https://example.org/",
+        "example.org/",
+        "example.org:",
+        "a:123456",
+        "::1",
+        "[]",
+        "a_b",
+        "a\n",
+        "é",
+    ],
+)
+def test_any_other_server_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not a server name"):
+        check_server_name(name)
 
 
 @pytest.mark.parametrize("value", [None, "", 5, True, ["alice"], {"a": "b"}])
