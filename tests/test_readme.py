@@ -288,6 +288,18 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
         assert CliRunner().invoke(cli, [*name.split(), "--help"]).exit_code == 0
 
 
+def test_every_line_that_runs_init_names_the_server() -> None:
+    lines = [
+        line
+        for page in PAGES
+        for block in blocks(page.read_text(encoding="utf-8"), "sh")
+        for line in block.splitlines()
+    ]
+    init = [line for line in lines if "matrix-login-gateway init " in line]
+    assert len(init) == 2
+    assert all(" --server-name " in line for line in init)
+
+
 def anchors(text: str) -> set[str]:
     """The fragments that GitHub gives the headings of a page."""
     found: dict[str, int] = {}

@@ -6,11 +6,14 @@ import shlex
 from pathlib import Path
 
 import rich_click as click
+from pydantic import ValidationError
 
 from gateway.cli.console import config_option, json_option, load_configuration, say
 from gateway.cli.templates import example_configuration, registration_yaml
 from gateway.config import load
 from gateway.errors import ConfigurationError, Unusable
+from gateway.problems import explanation
+from gateway.upstream.homeserver import HomeserverSettings
 
 
 @click.command()
@@ -42,7 +45,7 @@ def registration(path: Path) -> None:
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--server-name", default="example.org", show_default=True, help="The homeserver's server name.")
+@click.option("--server-name", required=True, help="The name behind the colon in the homeserver's user ids.")
 @click.option(
     "--homeserver-url",
     default="http://127.0.0.1:8008",
@@ -51,6 +54,12 @@ def registration(path: Path) -> None:
 )
 def init(directory: Path, server_name: str, homeserver_url: str) -> None:
     """Write a commented configuration, random tokens and the registration; overwrites nothing."""
+    try:
+        HomeserverSettings(url=homeserver_url, server_name=server_name)
+    except ValidationError as error:
+        details = error.errors()[0]
+        option = f"--{'server-name' if details['loc'] == ('server_name',) else 'homeserver-url'}"
+        raise click.BadParameter(explanation(details, (), ()), param_hint=option) from None
     as_token = secrets.token_hex(32)
     files = {
         "gateway.toml": example_configuration(server_name, homeserver_url),

@@ -44,7 +44,7 @@ def test_a_directory_whose_name_looks_like_markup_is_named_as_it_is(tmp_path: Pa
 
 
 def test_init_makes_another_secret_each_time(directory: Path, tmp_path: Path) -> None:
-    run("init", str(tmp_path / "other"))
+    run("init", str(tmp_path / "other"), "--server-name", "example.com")
 
     assert (directory / "as_token").read_text() != (tmp_path / "other" / "as_token").read_text()
     assert (directory / "jwt.secret").read_text() != (tmp_path / "other" / "jwt.secret").read_text()
@@ -53,15 +53,33 @@ def test_init_makes_another_secret_each_time(directory: Path, tmp_path: Path) ->
 def test_init_overwrites_nothing(directory: Path) -> None:
     before = {path: path.read_bytes() for path in directory.iterdir()}
 
-    result = run("init", str(directory))
+    result = run("init", str(directory), "--server-name", "example.com")
 
     assert result.returncode == 1
     assert result.stderr.endswith("already; nothing was written.\n")
     assert {path: path.read_bytes() for path in directory.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "Missing option '--server-name'"),
+        (["--server-name", "https://example.com/"], "Invalid value for --server-name: not a server name"),
+        (["--server-name", "example.com", "--homeserver-url", "x"], "Invalid value for --homeserver-url: write http"),
+    ],
+)
+def test_init_writes_nothing_for_a_name_or_address_that_can_not_be(
+    tmp_path: Path, options: list[str], complaint: str
+) -> None:
+    result = run("init", str(tmp_path / "made"), *options)
+
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
 def test_init_says_which_directory_cannot_be_written() -> None:
-    result = run("init", "/proc/gateway")
+    result = run("init", "/proc/gateway", "--server-name", "example.com")
 
     assert result.returncode == 1
     assert "/proc/gateway can't be written" in result.stderr
