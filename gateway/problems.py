@@ -51,12 +51,34 @@ class Places:
             self.known.setdefault(keys[:length], place)
         self.known[keys] = place
 
-    def problem(self, keys: Keys, text: str) -> str:
+    def line(self, keys: Keys, text: str) -> str:
         """Return the line of a report."""
         lengths = range(len(keys), 0, -1)
         place = next((self.known[keys[:length]] for length in lengths if keys[:length] in self.known), str(self.path))
         name = f"[{keys[0]}]" if len(keys) == 1 else f"[{keys[0]}] {'.'.join(keys[1:])}"
         return f"{place}: {name}: {text}"
+
+
+@dataclass(slots=True)
+class Report:
+    """All that is wrong or unwise, and which keys are broken: what needs one of them is not judged."""
+
+    places: Places
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    broken: set[Keys] = field(default_factory=set)
+
+    def problem(self, keys: Keys, text: str) -> None:
+        """Note what is wrong with a key."""
+        self.problems.append(self.places.line(keys, text))
+
+    def warning(self, keys: Keys, text: str) -> None:
+        """Note what is unwise about a key."""
+        self.warnings.append(f"[{keys[0]}] {keys[1]}: {text}")
+
+    def is_broken(self, table: str, *keys: str) -> bool:
+        """Say whether one of the keys, or the whole table, is broken."""
+        return (table,) in self.broken or any((table, key) in self.broken for key in keys)
 
 
 def explanation(details: ErrorDetails, keys: Keys, known: Collection[str]) -> str:

@@ -1,0 +1,69 @@
+"""The files that settings name: where they are, what they hold, and whether everybody can read them."""
+
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from gateway.problems import Keys, Report
+
+_MAX_SECRET_FILE: Final = 64 * 1024
+
+
+class Files:
+    """Reads files beside the configuration; what is wrong with one goes into the report."""
+
+    def __init__(self, environment: Mapping[str, str], report: Report) -> None:
+        self.configuration = report.places.path
+        self._environment = environment
+        self._report = report
+
+    def read_secret(self, keys: Keys, name: str) -> str | None:
+        """Return the text of a secret's file, without line ends at its end."""
+        path = self.resolve(keys, name)
+        if path is None:
+            return None
+        try:
+            with path.open("rb") as file:
+                raw = file.read(_MAX_SECRET_FILE + 1)
+            text = raw.decode("utf-8-sig")
+        except OSError as error:
+            self._report.problem(keys, f"{path} can't be read: {error.strerror}")
+            return None
+        except UnicodeDecodeError:
+            self._report.problem(keys, f'{path} is not text; for octets use format = "B64HMAC"')
+            return None
+        if len(raw) > _MAX_SECRET_FILE:
+            self._report.problem(keys, f"{path} is larger than {_MAX_SECRET_FILE} bytes, which no key is")
+            return None
+        if "-----BEGIN" not in text:
+            self.warn_readable(path, "holds a secret")
+        return text.rstrip("\r\n")
+
+    def resolve(self, keys: Keys, name: str) -> Path | None:
+        """Return the path that is meant; relative ones are relative to the configuration."""
+
+        def expand(match: re.Match[str]) -> str:
+            value = self._environment.get(match[1])
+            if value is None:
+                self._report.problem(
+                    keys, f"${{{match[1]}}} is not set in the environment; systemd sets it for a service"
+                )
+            return value or ""
+
+        known = len(self._report.problems)
+        expanded = re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", expand, name)
+        if "\0" in expanded:
+            self._report.problem(keys, "has a NUL character in it, which no path has")
+        return None if len(self._report.problems) > known else (self.configuration.parent / expanded).absolute()
+
+    def warn_readable(self, path: Path, why: str) -> None:
+        """Warn where everybody can read the file."""
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            return
+        warning = f"{path}: {why} and everybody on this machine can read it; chmod 640 or stricter"
+        if mode & stat.S_IROTH and warning not in self._report.warnings:
+            self._report.warnings.append(warning)

@@ -1,0 +1,100 @@
+"""What the settings stand for once their files are read: secrets, the key set, the as_token, the database."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import ValidationError
+
+from gateway.config.files import Files
+from gateway.config.tables import JwtSettings, SessionTable
+from gateway.core.keys import KeySet, build_key_set
+from gateway.errors import ConfigurationError
+from gateway.problems import Report
+from gateway.storage.database import DatabaseSettings
+
+ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
+NO_KEYS: Final = KeySet((), frozenset())
+
+# The keys that must be right before the key material can be judged.
+_OF_THE_KEY: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret")
+_MIN_AS_TOKEN: Final = 32
+
+
+def read_secrets(jwt: JwtSettings, files: Files, report: Report) -> list[str]:
+    """Return the key material, from the configuration or from its files."""
+    keys = ("jwt", "secret_file")
+    if jwt.secret and jwt.secret_file:
+        report.problem(keys, "stands beside `secret`; keep one of the two")
+    if jwt.secret:
+        files.warn_readable(files.configuration, "holds a secret")
+        return jwt.secret
+    return [text for name in jwt.secret_file if (text := files.read_secret(keys, name)) is not None]
+
+
+def make_key_set(jwt: JwtSettings, secrets: list[str], environment: Mapping[str, str], report: Report) -> KeySet:
+    """Return the keys that verify tokens; none where JWT login is off or signatures are not checked."""
+    if not jwt.enable or report.is_broken("jwt", *_OF_THE_KEY):
+        return NO_KEYS
+    if not jwt.validate_signature:
+        if environment.get(ALLOW_UNSIGNED) != "1":
+            report.problem(
+                ("jwt", "validate_signature"),
+                "false lets everybody log in as anybody; take it out, or set"
+                f" {ALLOW_UNSIGNED}=1 in the environment of a test installation",
+            )
+        return NO_KEYS
+    if not secrets and jwt.secret_file:
+        return NO_KEYS  # reported where they were read
+    try:
+        return build_key_set(jwt.format, secrets, jwt.algorithm, allow_weak_secret=jwt.allow_weak_secret)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            key, _, text = problem.partition(": ")
+            name, _, which = key.partition(" ")
+            if name == "secret" and jwt.secret_file:
+                name = "secret_file"
+            report.problem(("jwt", name), f"{which}: {text}" if which else text)
+        return NO_KEYS
+
+
+def read_as_token(session: SessionTable, files: Files, report: Report, *, needed: bool) -> str:
+    """Return the as_token, from the configuration or from its file."""
+    token = session.as_token
+    if token is not None and session.as_token_file is not None:
+        report.problem(("session", "as_token_file"), "stands beside `as_token`; keep one of the two")
+    elif token is not None:
+        files.warn_readable(files.configuration, "holds the as_token")
+    elif session.as_token_file is not None:
+        token = files.read_secret(("session", "as_token_file"), session.as_token_file)
+    elif needed and not report.is_broken("session", "as_token", "as_token_file"):
+        report.problem(
+            ("session",), "there is no as_token; `matrix-login-gateway init` makes one, with its registration"
+        )
+    key = "as_token_file" if session.as_token is None else "as_token"
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        report.problem(("session", key), "must be one word of printable ASCII characters")
+    if token is not None and len(token) < _MIN_AS_TOKEN:
+        report.warning(
+            ("session", "as_token"), f"is short; it is worth the whole server, so use {_MIN_AS_TOKEN} or more"
+        )
+    return token or ""
+
+
+def find_database(settings: DatabaseSettings, files: Files, report: Report) -> DatabaseSettings:
+    """Return the settings with the whole path of the file."""
+    keys = ("database", "url")
+    if report.is_broken(*keys):
+        return settings
+    prefix, _, name = settings.url.partition(":///")
+    path = files.resolve(keys, name)
+    if path is None:
+        return settings
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir raises for one that is too long
+        report.problem(keys, f"there is no directory {path.parent}; make it, owned by the gateway's user")
+    try:
+        return DatabaseSettings(url=f"{prefix}:///{path}")
+    except ValidationError:
+        report.problem(keys, f"a path with a question mark is not taken: {path}")
+        return settings
