@@ -5,21 +5,21 @@ from pathlib import Path
 
 import rich_click as click
 
-from gateway.cli.console import config_option, load_configuration, say
+from gateway.cli.console import config_option, say
+from gateway.config import load
 from gateway.storage.database import upgrade_database
 
 
 @click.group()
 def database() -> None:
-    """Look after the database of the accounts."""
+    """Maintain the database of the accounts."""
 
 
 @database.command()
 @config_option
 def upgrade(path: Path) -> None:
     """Bring the schema up to date."""
-    configuration = load_configuration(path)
-    done = asyncio.run(upgrade_database(configuration.database))
+    done = asyncio.run(upgrade_database(load(path, with_secrets=False).database))
     if done.before == done.after:
         say(f"The schema is up to date (revision {done.after}).")
     else:

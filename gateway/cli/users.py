@@ -9,8 +9,8 @@ from typing import Any
 
 import rich_click as click
 
-from gateway.cli.console import config_option, json_option, load_configuration, print_table, say
-from gateway.config import Configuration
+from gateway.cli.console import config_option, json_option, print_table, say
+from gateway.config import Configuration, load
 from gateway.core.accounts import Account
 from gateway.errors import Refused, Unusable
 from gateway.storage.accounts import Accounts
@@ -19,7 +19,7 @@ from gateway.storage.database import open_database
 
 @click.group()
 def users() -> None:
-    """Look at the accounts that log in through the gateway."""
+    """Show the accounts that log in through the gateway."""
 
 
 @users.command(name="list")
@@ -27,7 +27,7 @@ def users() -> None:
 @json_option
 def list_users(path: Path, *, as_json: bool) -> None:
     """List every account."""
-    configuration = load_configuration(path)
+    configuration = load(path, with_secrets=False)
     rows = [_described(account, configuration) for account in asyncio.run(_accounts(configuration, None))]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -48,7 +48,7 @@ def list_users(path: Path, *, as_json: bool) -> None:
 @json_option
 def show(user: str, path: Path, *, as_json: bool) -> None:
     """Show one account; USER is a localpart or a whole user id."""
-    configuration = load_configuration(path)
+    configuration = load(path, with_secrets=False)
     localpart = user.removeprefix("@").removesuffix(f":{configuration.settings.homeserver.server_name}")
     found = asyncio.run(_accounts(configuration, localpart))
     if not found:
@@ -62,7 +62,7 @@ def show(user: str, path: Path, *, as_json: bool) -> None:
 
 async def _accounts(configuration: Configuration, localpart: str | None) -> list[Account]:
     try:
-        async with open_database(configuration.database) as database:
+        async with open_database(configuration.database, upgrade=False) as database:
             accounts = Accounts(database)
             if localpart is None:
                 return await accounts.all()

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from gateway.config.advice import advise
 from gateway.config.files import Files
-from gateway.config.material import ALLOW_UNSIGNED, find_database, make_key_set, read_as_token, read_secrets
+from gateway.config.material import (
+    ALLOW_UNSIGNED,
+    NO_KEYS,
+    find_database,
+    make_key_set,
+    read_as_token,
+    read_secrets,
+)
 from gateway.config.reading import read_settings
 from gateway.config.tables import Settings
 from gateway.core.accounts import AccountRules
@@ -43,13 +50,19 @@ class Configuration:
         )
 
 
-def load(path: Path, environment: Mapping[str, str] = os.environ) -> Configuration:
-    """Read the file and the environment; raises `ConfigurationError` with every problem."""
+def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secrets: bool = True) -> Configuration:
+    """Read the file and the environment; raises `ConfigurationError` with every problem.
+
+    Without secrets, keys and as_token are empty: that works for a user who may not read their files.
+    """
     settings, report = read_settings(path, environment)
     files = Files(environment, report)
-    secrets = read_secrets(settings.jwt, files, report)
-    key_set = make_key_set(settings.jwt, secrets, environment, report)
-    as_token = read_as_token(settings.session, files, report, needed=settings.jwt.enable)
+    secrets: list[str] = []
+    key_set, as_token = NO_KEYS, ""
+    if with_secrets:
+        secrets = read_secrets(settings.jwt, files, report)
+        key_set = make_key_set(settings.jwt, secrets, environment, report)
+        as_token = read_as_token(settings.session, files, report, needed=settings.jwt.enable)
     database = find_database(settings.database, files, report)
     advise(settings.jwt, report)
     if report.problems:

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -103,9 +104,13 @@ def _sql(query: Select[Any]) -> str:
 
 
 @asynccontextmanager
-async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
-    """Open the database and bring its schema up to date; raises `Unusable` with the mend where that can't be."""
-    await upgrade_database(settings)
+async def open_database(settings: DatabaseSettings, *, upgrade: bool = True) -> AsyncIterator[Database]:
+    """Open the database; raises `Unusable`, with what to do, where that can't be.
+
+    `upgrade` makes it and brings its schema up to date; without, it must be there and up to date.
+    """
+    # Not with aiosqlite: its thread for a connection that can't be opened may outlive the event loop, and says so.
+    await asyncio.to_thread(_upgrade if upgrade else _check, make_url(settings.url))
     path = make_url(settings.url).database or ""
     async with _engine(settings) as engine, aiosqlite.connect(path, timeout=_LOCK_PATIENCE) as reader:
         yield Database(engine, reader)
@@ -113,8 +118,19 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
 
 async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:
     """Bring the schema up to date and say what was done."""
-    # Not with aiosqlite: its thread for a connection that can't be opened may outlive the event loop, and says so.
     return await asyncio.to_thread(_upgrade, make_url(settings.url))
+
+
+def _check(url: URL) -> None:
+    engine = create_engine(url, connect_args={"timeout": _PATIENCE})
+    try:
+        with _named(url):
+            if not Path(url.database or "").exists():
+                raise Unusable("it is not there yet; `serve` and `database upgrade` make it")
+            with engine.connect() as connection:
+                migrate.check(connection)
+    finally:
+        engine.dispose()
 
 
 def _upgrade(url: URL) -> migrate.Upgrade:

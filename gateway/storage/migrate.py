@@ -31,13 +31,7 @@ def migrations_directory() -> Path:
 
 def upgrade(connection: Connection) -> Upgrade:
     """Run the migrations that are missing, all or none; several processes may try at once."""
-    config = Config()
-    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    scripts = ScriptDirectory.from_config(config)
-    head = scripts.get_current_head()
-    if head is None:
-        raise Unusable("this installation has no migrations; install it again")
+    config, scripts, head = _migrations()
     if _current_revision(connection) != head:
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process upgrades, the others wait and find it done
     before = _current_revision(connection)
@@ -47,6 +41,26 @@ def upgrade(connection: Connection) -> Upgrade:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return Upgrade(before, head)
+
+
+def check(connection: Connection) -> None:
+    """Raise `Unusable` unless the schema is up to date; changes nothing."""
+    _, scripts, head = _migrations()
+    revision = _current_revision(connection)
+    _check_ours(connection, revision, {script.revision for script in scripts.walk_revisions()})
+    if revision != head:
+        raise Unusable("its schema is not up to date; run `matrix-login-gateway database upgrade`")
+
+
+def _migrations() -> tuple[Config, ScriptDirectory, str]:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    head = scripts.get_current_head()
+    if head is None:
+        raise Unusable("this installation has no migrations; install it again")
+    return config, scripts, head
 
 
 def _check_ours(connection: Connection, revision: str | None, known: set[str]) -> None:

@@ -74,6 +74,38 @@ def test_show_takes_a_localpart_or_a_user_id(configuration: Configuration, name:
     assert json.loads(result.stdout)["subject"] == "subject-1"
 
 
+def test_list_makes_no_database(tmp_path: Path) -> None:
+    path = configured(tmp_path, TABLES).path
+
+    result = run("users", "list", "-c", str(path))
+
+    assert result.returncode == 1
+    assert "gateway.db can't be used: it is not there yet; `serve` and `database upgrade` make it" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_list_upgrades_no_database(tmp_path: Path) -> None:
+    path = configured(tmp_path, TABLES).path
+    (tmp_path / "gateway.db").touch()
+
+    result = run("users", "list", "-c", str(path))
+
+    assert result.returncode == 1
+    assert "its schema is not up to date; run `matrix-login-gateway database upgrade`" in result.stderr
+    assert (tmp_path / "gateway.db").read_bytes() == b""
+
+
+@pytest.mark.parametrize("command", [["database", "upgrade"], ["users", "list"], ["users", "show", "alice"]])
+def test_no_secret_is_needed_to_read_the_database(configuration: Configuration, command: list[str]) -> None:
+    text = configuration.path.read_text()
+    text = text.replace("as_token =", "as_token_file = '${CREDENTIALS_DIRECTORY}/as_token' #")
+    configuration.path.write_text(text.replace("secret =", "secret_file = '${CREDENTIALS_DIRECTORY}/secret' #"))
+
+    result = run(*command, "-c", str(configuration.path))
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_show_of_a_stranger_fails_in_one_line(configuration: Configuration) -> None:
     result = run("users", "show", "carol", "-c", str(configuration.path))
 
