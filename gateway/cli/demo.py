@@ -6,10 +6,11 @@ Everything lives in a temporary directory and on loopback, and is gone afterward
 import asyncio
 import json
 import secrets
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,29 @@ _A_DAY = 24 * 60 * 60
 
 @click.command()
 @click.option("--once", is_flag=True, help="End after the login: status 0 when all went well, 1 when not.")
-@click.option("--port", default=0, help="The gateway's port on 127.0.0.1; any free one by default.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="The gateway's port on 127.0.0.1; any free one by default.",
+)
 def demo(*, once: bool, port: int) -> None:
     """Start a real Synapse and the gateway here, and log in with a token.
 
     Synapse knows nothing of JWT in it. Needs the extra: pip install 'matrix-login-gateway[demo]'
     """
-    with suppress(KeyboardInterrupt):
+    try:
         uvloop.run(_demo(once=once, port=port))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if once:
+            raise SystemExit(1) from None
 
 
 async def _demo(*, once: bool, port: int) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - for mypy: this is a coroutine
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the secrets in the directory must not stay
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="matrix-login-gateway-demo-") as name:
         directory = Path(name)
         as_token = secrets.token_hex(32)
@@ -160,7 +173,7 @@ async def _call(
     try:
         async with client.request(method, path, json=body) as response:
             answer: dict[str, Any] = await response.json()
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise Unusable(f"{method} {path} failed: {error}.") from error
     if response.status != 200:
         raise Unusable(f"{method} {path} answered {response.status}: {answer.get('errcode')}: {answer.get('error')}.")

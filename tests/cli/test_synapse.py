@@ -1,7 +1,6 @@
 """A real Synapse starts, answers, fails in plain words, and never outlives its block."""
 
 import asyncio
-import importlib.util
 import os
 import shutil
 import signal
@@ -16,15 +15,6 @@ import aiohttp
 import pytest
 
 from gateway.cli.synapse import SynapseError, SynapseSettings, running_synapse
-
-
-@pytest.fixture
-def installed() -> None:
-    if importlib.util.find_spec("synapse") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("matrix-synapse is not installed")
-        pytest.skip("matrix-synapse is not installed")
-
 
 needs_synapse = pytest.mark.usefixtures("installed")
 
