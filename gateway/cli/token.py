@@ -1,6 +1,7 @@
 """`token`: says what the configuration makes of a token, and makes test tokens. Nothing is ever sent anywhere."""
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -10,18 +11,17 @@ from typing import Any, TypeVar
 
 import rich_click as click
 from joserfc import jwt
-from joserfc.jwk import OctKey
 
-from gateway.cli.console import config_option, json_option, load_configuration, print_table
+from gateway.cli.console import config_option, json_option, load_configuration, print_table, say, stderr, warn
 from gateway.config import Configuration
 from gateway.core import identity, tokens
-from gateway.core.keys import MIN_SECRET_BYTES, secret_octets
+from gateway.core.keys import MIN_SECRET_BYTES
 from gateway.errors import Refused, Unusable
 
 
 @click.group()
 def token() -> None:
-    """Look into tokens, and make test tokens."""
+    """Explain tokens, and make test tokens."""
 
 
 @token.command()
@@ -29,18 +29,20 @@ def token() -> None:
 @json_option
 @click.argument("text", metavar="[TOKEN]", required=False)
 def explain(path: Path, text: str | None, *, as_json: bool) -> None:
-    """Say of each check whether the token passes, and which user it would be.
+    """List whether the token passes each check, and which user it would be.
 
     Without TOKEN it is read from standard input, where no other user of this machine can see it.
     """
     configuration = load_configuration(path)
     if text is None:
-        text = sys.stdin.read().strip()
+        if sys.stdin.isatty():
+            say("Paste the token, then press Enter and Ctrl-D.", to=stderr)
+        text = sys.stdin.buffer.read().decode(errors="replace").strip()
     checks = explain_token(text, configuration, time.time())
     passed = all(check.passed is not False for check in checks)
     if as_json:
-        rows = [{"check": check.name, "passed": check.passed, "says": check.says} for check in checks]
-        click.echo(json.dumps({"passed": passed, "checks": rows}, indent=2))
+        listed = [{"check": check.name, "passed": check.passed, "says": check.says} for check in checks]
+        click.echo(json.dumps({"passed": passed, "checks": listed}, indent=2))
     else:
         print_table(("check", "", ""), [(check.name, _MARKS[check.passed], check.says) for check in checks])
     if not passed:
@@ -49,7 +51,10 @@ def explain(path: Path, text: str | None, *, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of an explanation; `passed` is None for a check that an earlier one made impossible."""
+    """One line of an explanation; `passed` is None where there was nothing to check.
+
+    An earlier check that failed made it impossible, or the configuration switches it off.
+    """
 
     name: str
     passed: bool | None
@@ -57,11 +62,29 @@ class Check:
 
 
 _MARKS = {True: ("pass", "green"), False: ("fail", "bold red"), None: ("-", "dim")}
+# In the order of a login, which ends at the first that fails.
+_CHECKS = (
+    "form",
+    "signature",
+    "claims",
+    "typ",
+    "iss",
+    "aud",
+    "dates",
+    "jti",
+    "subject",
+    "required claims",
+    "template",
+    "localpart",
+    "user id",
+    "allow and deny",
+)
 
 
 def explain_token(text: str, configuration: Configuration, now: float) -> list[Check]:
     """Run every check of a login on its own and return what each says; `now` in seconds since the epoch."""
-    return _Explanation(configuration, now).of(text)
+    done = _Explanation(configuration, now).of(text)
+    return [done.get(name, Check(name, None, "")) for name in _CHECKS]
 
 
 T = TypeVar("T")
@@ -79,33 +102,56 @@ class _Explanation:
             issuer_matters=bool(settings.jwt.issuer),
         )
         self._now = now
-        self._checks: list[Check] = []
+        self._done: dict[str, Check] = {}
 
-    def of(self, text: str) -> list[Check]:
-        header = self._run("form", lambda: tokens.read_header(text, self._rules.max_token_bytes), _says_header)
-        claims = None
-        if header is not None:
-            claims = self._claims(text, header)
-            self._run("typ", lambda: tokens.check_type(header, self._rules))
+    def of(self, text: str) -> dict[str, Check]:
+        rules = self._rules
+        header = self._run("form", lambda: tokens.read_header(text, rules.max_token_bytes), _says_header)
+        if header is None:
+            return self._done
+        claims = self._claims(text, header)
+        typ = f"found {_shown(header, 'typ')}; token_type is {json.dumps(rules.token_type)}"
+        self._run("typ", lambda: tokens.check_type(header, rules), seen=typ)
         if claims is not None:
-            self._rest(claims)
-        return self._checks
+            self._claim_checks(claims)
+            self._identity_checks(claims)
+        return self._done
 
     def _claims(self, text: str, header: dict[str, Any]) -> tokens.Claims | None:
         if self._rules.validate_signature:
             self._run("signature", lambda: tokens.verify_signature(text, header, self._key_set), lambda _: "verified")
         else:
-            self._checks.append(Check("signature", None, "not checked: validate_signature is false"))
-        return self._run("claims", lambda: tokens.read_claims(tokens.unverified_payload(text)), _says_claims)
+            self._done["signature"] = Check("signature", None, "not checked: validate_signature is false")
+        return self._run("claims", lambda: tokens.read_claims(tokens.unverified_payload(text)), ", ".join)
 
-    def _rest(self, claims: tokens.Claims) -> None:
-        rules, mapping = self._rules, self._mapping
-        self._run("iss", lambda: tokens.check_issuer(claims, rules), lambda _: _shown(claims, "iss"))
-        self._run("aud", lambda: tokens.check_audience(claims, rules), lambda _: _shown(claims, "aud"))
-        self._run("dates", lambda: tokens.check_dates(claims, rules, self._now), lambda _: self._says_dates(claims))
-        self._run("jti", lambda: tokens.check_token_id(claims, rules), lambda _: _shown(claims, "jti"))
+    def _claim_checks(self, claims: tokens.Claims) -> None:
+        rules = self._rules
+        iss, aud, jti = (_shown(claims, name) for name in ("iss", "aud", "jti"))
+        self._run(
+            "iss",
+            lambda: tokens.check_issuer(claims, rules),
+            lambda _: iss,
+            f"found {iss}; issuer is {_json(rules.issuer)}",
+        )
+        self._run(
+            "aud",
+            lambda: tokens.check_audience(claims, rules),
+            lambda _: aud,
+            f"found {aud}; audience is {_json(rules.audience)}",
+        )
+        self._run(
+            "dates",
+            lambda: tokens.check_dates(claims, rules, self._now),
+            lambda _: self._says_dates(claims),
+            f"{_dates(claims)}; now is {self._now:.0f}, leeway is {rules.leeway}",
+        )
+        self._run("jti", lambda: tokens.check_token_id(claims, rules), lambda _: jti, f"found {jti}")
+
+    def _identity_checks(self, claims: tokens.Claims) -> None:
+        mapping = self._mapping
+        place = f"subject_claim is {_json(mapping.claims.subject_claim)}"
+        subject = self._run("subject", lambda: identity.find_subject(claims, mapping), str, place)
         self._run("required claims", lambda: identity.check_required_claims(claims, mapping))
-        subject = self._run("subject", lambda: identity.find_subject(claims, mapping), str)
         if subject is None:
             return
         name = self._run("template", lambda: identity.fill_template(claims, subject, mapping), str)
@@ -117,13 +163,18 @@ class _Explanation:
         self._run("user id", lambda: identity.check_localpart(localpart, mapping), str)
         self._run("allow and deny", lambda: identity.check_allowed(localpart, mapping.rules))
 
-    def _run(self, name: str, check: Callable[[], T], says: Callable[[T], str] = lambda _: "") -> T | None:
+    def _run(
+        self, name: str, check: Callable[[], T], says: Callable[[T], str] = lambda _: "", seen: str = ""
+    ) -> T | None:
+        """Run a check and note what it says: of one that fails the answer, the reason and what was `seen`."""
         try:
             result = check()
         except Refused as refused:
-            self._checks.append(Check(name, passed=False, says=refused.reason or str(refused.body()["error"])))
+            reason = refused.reason if refused.reason != refused.detail else ""
+            parts = (str(refused.body()["error"]), reason, seen)
+            self._done[name] = Check(name, passed=False, says="; ".join(part for part in parts if part))
             return None
-        self._checks.append(Check(name, passed=True, says=says(result)))
+        self._done[name] = Check(name, passed=True, says=says(result))
         return result
 
     def _says_dates(self, claims: tokens.Claims) -> str:
@@ -141,12 +192,16 @@ def _says_header(header: dict[str, Any]) -> str:
     return ", ".join(f"{name} {header[name]}" for name in ("alg", "typ", "kid") if name in header)
 
 
-def _says_claims(claims: tokens.Claims) -> str:
-    return ", ".join(claims)
+def _dates(claims: tokens.Claims) -> str:
+    return ", ".join(f"{name} is {_json(claims[name])}" for name in ("exp", "nbf", "iat") if name in claims)
 
 
-def _shown(claims: tokens.Claims, name: str) -> str:
-    return json.dumps(claims[name], ensure_ascii=False) if name in claims else "not in the token"
+def _shown(members: dict[str, Any], name: str) -> str:
+    return _json(members[name]) if name in members else "none"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 @token.command()
@@ -155,10 +210,15 @@ def _shown(claims: tokens.Claims, name: str) -> str:
 @click.option("--expires-in", default=300, show_default=True, help="Seconds until the token expires.")
 @click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="One more claim; VALUE may be JSON.")
 def mint(path: Path, subject: str, expires_in: int, claims: tuple[str, ...]) -> None:
-    """Make a token that this configuration accepts, for tests; needs an HMAC secret in it."""
+    """Make a test token with the HMAC secret of the configuration; warns of each check that it fails."""
     configuration = load_configuration(path)
     extra = dict(_parse_claim(claim) for claim in claims)
-    click.echo(mint_token(configuration, subject, extra, int(time.time()), expires_in))
+    now = int(time.time())
+    made = mint_token(configuration, subject, extra, now, expires_in)
+    click.echo(made)
+    for check in explain_token(made, configuration, now):
+        if check.passed is False:
+            warn(f"the token fails {check.name}: {check.says}")
 
 
 def mint_token(
@@ -166,27 +226,23 @@ def mint_token(
 ) -> str:
     """Return a token for `subject` that is valid from `now` on; raises `Unusable` without an HMAC secret."""
     settings = configuration.settings.jwt
-    if settings.format not in {"HMAC", "B64HMAC"} or not configuration.secrets:
+    key_set = configuration.key_set
+    keys = [(name, key) for name in MIN_SECRET_BYTES for key in key_set.candidates(name)]
+    if not keys:
         raise Unusable(
-            f"The configuration holds no HMAC secret (format {settings.format}); only the issuer can sign its tokens."
+            "The configuration verifies tokens with no HMAC secret"
+            f" ([jwt] enable = {_json(settings.enable)}, format = {_json(settings.format)},"
+            f" validate_signature = {_json(settings.validate_signature)}), so there is none to sign with."
         )
-    algorithm = next(name for name in MIN_SECRET_BYTES if name in settings.algorithm)
-    claims: dict[str, Any] = {"iat": now, "nbf": now, "exp": now + expires_in, "jti": f"{subject}-{time.time_ns()}"}
+    algorithm, key = keys[0]
+    claims: dict[str, Any] = {"iat": now, "nbf": now, "exp": now + expires_in, "jti": secrets.token_urlsafe(16)}
     if settings.issuer:
         claims["iss"] = settings.issuer[0]
     if settings.audience:
         claims["aud"] = settings.audience[0]
-    _put(claims, settings.subject_claim, subject)
+    claims[settings.subject_claim] = subject
     header = {"alg": algorithm, "typ": settings.token_type or "JWT"}
-    key = OctKey.import_key(secret_octets(settings.format, configuration.secrets[0]))
     return jwt.encode(header, {**claims, **extra}, key, algorithms=[algorithm])
-
-
-def _put(claims: dict[str, Any], path: str, value: str) -> None:
-    *outer, last = path.split(".")
-    for name in outer:
-        claims = claims.setdefault(name, {})
-    claims[last] = value
 
 
 def _parse_claim(text: str) -> tuple[str, Any]:
@@ -195,5 +251,5 @@ def _parse_claim(text: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--claim")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value

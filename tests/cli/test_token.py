@@ -1,8 +1,13 @@
 """`token explain` and `token mint`: each check on its own line, and nothing leaves the machine."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +17,7 @@ from gateway.errors import Unusable
 from tests.cli.commands import TABLES, configured, run
 
 NOW = 1_800_000_000
+DATES = f"nbf is {NOW}, iat is {NOW}; now is {NOW}, leeway is 60"
 
 
 @pytest.fixture
@@ -51,6 +57,54 @@ def test_each_check_fails_on_its_own(
     assert {check.name for check in checks if check.passed is False} == failing
 
 
+@pytest.mark.parametrize(
+    ("claims", "name", "says"),
+    [
+        (
+            {"aud": "foo"},
+            "aud",
+            """JWT validation failed: invalid_claim: Invalid claim 'aud'; found "foo"; audience is ["matrix"]""",
+        ),
+        (
+            {"iss": 5},
+            "iss",
+            "JWT validation failed: invalid_claim: Invalid claim 'iss'; found 5; issuer is [\"https://id.example.org\"]",
+        ),
+        (
+            {"exp": 0},
+            "dates",
+            f"JWT validation failed: expired_token: The token is expired; exp is 0, {DATES}",
+        ),
+        ({"sub": None}, "subject", 'Invalid JWT; subject_claim is "sub"'),
+        ({"sub": "_login_gateway"}, "user id", "A user name may not begin with an underscore"),
+        (
+            {"sub": "mallory"},
+            "allow and deny",
+            "This identity may not log in here; localpart 'mallory' is denied",
+        ),
+    ],
+)
+def test_a_failing_check_says_the_answer_and_what_was_found(
+    tmp_path: Path, claims: dict[str, Any], name: str, says: str
+) -> None:
+    configuration = configured(tmp_path, TABLES + '[identity]\ndeny = ["mallory"]\n')
+    token = mint_token(configuration, "alice", claims, NOW)
+
+    failing = {check.name: check.says for check in explain_token(token, configuration, NOW) if not check.passed}
+
+    assert failing[name] == says
+
+
+def test_the_type_of_a_token_is_explained(tmp_path: Path) -> None:
+    token = mint_token(configured(tmp_path, TABLES), "alice", {}, NOW)
+
+    checks = explain_token(token, configured(tmp_path, TABLES + 'token_type = "at+jwt"\n'), NOW)
+
+    typ = next(check for check in checks if check.name == "typ")
+    assert typ.passed is False
+    assert typ.says.endswith("""Invalid claim 'typ'; found "JWT"; token_type is "at+jwt\"""")
+
+
 def test_a_changed_token_fails_at_its_signature_and_is_still_explained(configuration: Configuration) -> None:
     token = mint_token(configuration, "alice", {}, NOW)
 
@@ -60,10 +114,15 @@ def test_a_changed_token_fails_at_its_signature_and_is_still_explained(configura
     assert "user id" in {check.name for check in checks}
 
 
-def test_what_is_no_token_is_explained_in_one_line(configuration: Configuration) -> None:
+def test_what_is_no_token_makes_every_later_check_impossible(configuration: Configuration) -> None:
     checks = explain_token("nonsense", configuration, NOW)
 
-    assert [(check.name, check.passed) for check in checks] == [("form", False)]
+    assert [(check.name, check.passed) for check in checks][:3] == [
+        ("form", False),
+        ("signature", None),
+        ("claims", None),
+    ]
+    assert {check.passed for check in checks[1:]} == {None}
 
 
 def test_mint_follows_algorithm_type_and_subject_path(tmp_path: Path) -> None:
@@ -91,8 +150,77 @@ def test_mint_says_that_only_the_issuer_can_sign_with_a_public_key(
         + f'\nformat = "EDDSA"\nalgorithm = "EdDSA"\nsecret_file = "{path}"\n',
     )
 
-    with pytest.raises(Unusable, match="holds no HMAC secret"):
+    with pytest.raises(Unusable, match=r'verifies tokens with no HMAC secret .*format = "EDDSA"'):
         mint_token(ecdsa, "alice", {}, NOW)
+
+
+def test_mint_without_jwt_login_fails_and_says_why(tmp_path: Path) -> None:
+    text = TABLES.replace("secret =", 'enable = false\nformat = "B64HMAC"\nalgorithm = "RS256"\nsecret =')
+
+    result = run("token", "mint", "-c", str(configured(tmp_path, text).path), "--sub", "alice")
+
+    assert result.returncode == 1
+    assert "no HMAC secret ([jwt] enable = false" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_mint_signs_with_a_weak_secret_that_is_allowed_and_warns_once(tmp_path: Path) -> None:
+    text = TABLES.replace("a secret of at least thirty-two bytes", "short") + "allow_weak_secret = true\n"
+
+    result = run("token", "mint", "-c", str(configured(tmp_path, text).path), "--sub", "alice")
+
+    assert result.returncode == 0
+    assert "SecurityWarning" not in result.stderr
+
+
+def test_mint_warns_of_each_check_that_its_token_fails(tmp_path: Path) -> None:
+    text = TABLES + 'required_claims = { groups = "staff" }\n'
+
+    result = run("token", "mint", "-c", str(configured(tmp_path, text).path), "--sub", "")
+
+    assert result.returncode == 0
+    assert "warning the token fails subject: Invalid JWT" in result.stderr
+    assert "warning the token fails required claims: This identity may not log in here" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5000, "NaN"])
+def test_any_value_of_a_claim_is_minted(configuration: Configuration, value: str) -> None:
+    result = run("token", "mint", "-c", str(configuration.path), "--sub", "alice", "--claim", f"a={value}")
+
+    assert result.returncode == 0
+    assert result.stdout.count(".") == 2
+
+
+def test_explain_asks_a_person_for_the_token(configuration: Configuration) -> None:
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "token", "explain", "-c", str(configuration.path)],
+        stdin=follower,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while "Paste the token, then press Enter and Ctrl-D." not in (line := process.stderr.readline()):
+            assert line
+        os.write(leader, b"nonsense\n\x04")
+        assert process.wait(30) == 1
+    os.close(leader)
+    os.close(follower)
+
+
+def test_explain_reads_any_octets(configuration: Configuration) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "gateway", "token", "explain", "-c", str(configuration.path)],
+        input=b"\xff\xfe.\x00.",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert b"decode_error" in result.stdout
+    assert b"Traceback" not in result.stderr
 
 
 def test_the_commands_print_a_token_and_its_explanation(configuration: Configuration) -> None:
