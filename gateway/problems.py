@@ -51,12 +51,12 @@ class Places:
             self.known.setdefault(keys[:length], place)
         self.known[keys] = place
 
-    def line(self, keys: Keys, text: str) -> str:
-        """Return the line of a report."""
+    def line(self, keys: Keys, text: str, position: int | None = None) -> str:
+        """Return the line of a report; `position` counts in the list that a key holds, from 1."""
         lengths = range(len(keys), 0, -1)
         place = next((self.known[keys[:length]] for length in lengths if keys[:length] in self.known), str(self.path))
         name = f"[{keys[0]}]" if len(keys) == 1 else f"[{keys[0]}] {'.'.join(keys[1:])}"
-        return f"{place}: {name}: {text}"
+        return f"{place}: {name}{'' if position is None else f' {position}'}: {text}"
 
 
 @dataclass(slots=True)
@@ -68,9 +68,9 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     broken: set[Keys] = field(default_factory=set)
 
-    def problem(self, keys: Keys, text: str) -> None:
-        """Note what is wrong with a key."""
-        self.problems.append(self.places.line(keys, text))
+    def problem(self, keys: Keys, text: str, position: int | None = None) -> None:
+        """Note what is wrong with a key, or with an entry of its list."""
+        self.problems.append(self.places.line(keys, text, position))
 
     def warning(self, keys: Keys, text: str) -> None:
         """Note what is unwise about a key."""

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from gateway.config.files import Files
 from gateway.config.tables import JwtSettings, SessionTable
-from gateway.core.keys import KeySet, build_key_set
-from gateway.errors import ConfigurationError
+from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.problems import Report
 from gateway.storage.database import DatabaseSettings
 
@@ -49,13 +48,10 @@ def make_key_set(jwt: JwtSettings, secrets: list[str], environment: Mapping[str,
         return NO_KEYS  # reported where they were read
     try:
         return build_key_set(jwt.format, secrets, jwt.algorithm, allow_weak_secret=jwt.allow_weak_secret)
-    except ConfigurationError as error:
+    except UnfitKeys as error:
         for problem in error.problems:
-            key, _, text = problem.partition(": ")
-            name, _, which = key.partition(" ")
-            if name == "secret" and jwt.secret_file:
-                name = "secret_file"
-            report.problem(("jwt", name), f"{which}: {text}" if which else text)
+            key = "secret_file" if problem.key == "secret" and jwt.secret_file else problem.key
+            report.problem(("jwt", key), problem.text, problem.position)
         return NO_KEYS
 
 

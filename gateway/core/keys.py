@@ -23,8 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from gateway.errors import ConfigurationError
-
 Format: TypeAlias = Literal["HMAC", "B64HMAC", "ECDSA", "RSA", "EDDSA"]
 Key: TypeAlias = OctKey | RSAKey | ECKey | OKPKey
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
@@ -43,6 +41,23 @@ ALGORITHMS: Final[dict[Format, tuple[str, ...]]] = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     "EDDSA": ("EdDSA", "Ed25519", "Ed448"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyProblem:
+    """What is wrong with a key of the `[jwt]` table; `position` counts in a list of several, from 1."""
+
+    key: Literal["secret", "algorithm"]
+    text: str
+    position: int | None = None
+
+
+class UnfitKeys(Exception):
+    """The key material can't be used; no problem repeats it."""
+
+    def __init__(self, problems: list[KeyProblem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{problem.key}: {problem.text}" for problem in problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +85,16 @@ def build_key_set(
 ) -> KeySet:
     """Build the key set of a `[jwt]` table.
 
-    `secrets` hold what `key_format` says: text, base64 or PEM. Raises `ConfigurationError` with every reason
-    why the material is refused; a reason never repeats the material.
+    `secrets` hold what `key_format` says: text, base64 or PEM. Raises `UnfitKeys` with every reason why the
+    material is refused.
     """
     problems = _algorithm_problems(key_format, algorithms)
     if not secrets:
-        problems.append("secret: there is none; set `secret` or `secret_file`")
+        problems.append(KeyProblem("secret", "there is none; set `secret` or `secret_file`"))
     if problems:
-        raise ConfigurationError(problems)
+        raise UnfitKeys(problems)
     keys = []
     for position, secret in enumerate(secrets, start=1):
-        place = "secret" if len(secrets) == 1 else f"secret {position}"
         try:
             key = (
                 _hmac_key(key_format, secret, algorithms, allow_weak_secret=allow_weak_secret)
@@ -89,28 +103,28 @@ def build_key_set(
             )
             keys.append(key)
         except ValueError as error:
-            problems.append(f"{place}: {error}")
+            problems.append(KeyProblem("secret", str(error), position if len(secrets) > 1 else None))
     if not problems:
         fitting = frozenset().union(*(key.algorithms for key in keys))
         problems = [
-            f"algorithm: no key fits {name}; take it out of the list, or add its key"
+            KeyProblem("algorithm", f"no key fits {name}; take it out of the list, or add its key")
             for name in algorithms
             if name not in fitting
         ]
     if problems:
-        raise ConfigurationError(problems)
+        raise UnfitKeys(problems)
     return KeySet(tuple(keys), frozenset(algorithms))
 
 
-def _algorithm_problems(key_format: Format, algorithms: list[str]) -> list[str]:
+def _algorithm_problems(key_format: Format, algorithms: list[str]) -> list[KeyProblem]:
     allowed = ALGORITHMS[key_format]
     problems = [
-        f"algorithm: {name!r} does not belong to format {key_format!r}; use one of {', '.join(allowed)}"
+        KeyProblem("algorithm", f"{name!r} does not belong to format {key_format!r}; use one of {', '.join(allowed)}")
         for name in algorithms
         if name not in allowed
     ]
     if not algorithms:
-        problems.append(f"algorithm: the list is empty; name at least one of {', '.join(allowed)}")
+        problems.append(KeyProblem("algorithm", f"the list is empty; name at least one of {', '.join(allowed)}"))
     return problems
 
 
