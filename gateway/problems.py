@@ -70,7 +70,9 @@ class Report:
 
     def problem(self, keys: Keys, text: str, position: int | None = None) -> None:
         """Note what is wrong with a key, or with an entry of its list."""
-        self.problems.append(self.places.line(keys, text, position))
+        line = self.places.line(keys, text, position)
+        if line not in self.problems:  # pydantic reports each of several types that could have been meant
+            self.problems.append(line)
 
     def warning(self, keys: Keys, text: str) -> None:
         """Note what is unwise about a key."""
@@ -84,7 +86,7 @@ class Report:
 def explanation(details: ErrorDetails, keys: Keys, known: Collection[str]) -> str:
     """Return what pydantic found in plain words; `known` are the keys that could stand there."""
     if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], sorted(known), n=1, cutoff=0)
+        near = difflib.get_close_matches(keys[-1], sorted(known), n=1, cutoff=0.5)
         what = "table" if len(keys) == 1 else "key"
         return f"unknown {what}" + (f"; the nearest known one is {near[0]!r}" if near else "")
     if details["type"] == "missing":

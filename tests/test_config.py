@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ url = "mysql://x/y"
         (GOOD + '[identity]\nlocalpart = "x"\n', "it names no claim"),
         (GOOD + '[identity]\ndeny = ["("]\n', "'(' is not a regular expression"),
         (GOOD + '[server]\ntrusted_proxies = ["10.0.0.1/8"]\n', "not a network such as 127.0.0.0/8"),
+        (
+            GOOD + "[server]\ntrusted_proxies = [3]\n",
+            'trusted_proxies 1: must be a network in quotes, as in "127.0.0.0/8"',
+        ),
+        (
+            GOOD + '[server]\nvia = "a b"\n',
+            "[server] via: must be one word of letters, digits and !#$%&'*+-.^_`|~, such as",
+        ),
+        (GOOD + '[server]\nlisten = ["127.0.0.1:99999"]\n', "listen: there is no port 99999; use 1 to 65535, or 0"),
+        (GOOD + 'audience = ["a", 2]\n', '[jwt] audience 2: must be text in quotes, as in "..."'),
+        (BASE + "secret = 3\n", '[jwt] secret: must be text in quotes, as in "...", or a list of such'),
+        (GOOD + '[identity]\ndeny = ["a", 2]\n', "[identity] deny 2: must be a regular expression in quotes"),
         (GOOD + "required_claims = { groups = 1.5 }\n", "'groups' needs text, a whole number, true or false"),
         (GOOD + "leeway = " + "9" * 30 + "\n", "must be less than or equal to 9007199254740992"),
         (GOOD + "[server]\ndrain_timeout = inf\n", "must be a finite number"),
@@ -359,10 +372,26 @@ def test_the_example_shows_the_default(key: tuple[str, str]) -> None:
 
 
 VALUES = st.recursive(
-    st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=20).map(ascii).map(ast.literal_eval),
-    lambda inner: st.lists(inner, max_size=3),
+    st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats()
+    | st.dates()
+    | st.datetimes()
+    | st.text(max_size=20).map(ascii).map(ast.literal_eval),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
     max_leaves=4,
 )
+
+
+def written(value: Any) -> str:
+    """The value as TOML writes it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {written(inner)}' for key, inner in value.items())} }}"
+    if isinstance(value, date):
+        return value.isoformat()
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -371,14 +400,15 @@ def test_any_value_is_taken_or_reported(tmp_path: Path, key: tuple[str, str], va
     tables: dict[str, Any] = tomllib.loads(GOOD)
     tables.setdefault(key[0], {})[key[1]] = value
     lines = [
-        f"[{table}]\n"
-        + "".join(f"{name} = {json.dumps(given, ensure_ascii=False)}\n" for name, given in keys.items())
+        f"[{table}]\n" + "".join(f"{name} = {written(given)}\n" for name, given in keys.items())
         for table, keys in tables.items()
     ]
     try:
         read(tmp_path, "".join(lines))
     except ConfigurationError as error:
         assert error.problems
+        assert len(error.problems) == len(set(error.problems))
+        assert not re.search(r"lax-or-strict|instance of|(String|Input) should|must be a pattern", str(error))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -100,7 +100,8 @@ def _settings(table: dict[str, Any], report: Report) -> Settings:
         found = error.errors(include_url=False, include_input=False)
     for details in found:
         keys = tuple(str(key) for key in details["loc"] if not isinstance(key, int))
-        report.problem(keys, explanation(details, keys, fields_of(keys[:-1])))
+        position = next((part + 1 for part in details["loc"] if isinstance(part, int)), None)
+        report.problem(keys, explanation(details, keys, fields_of(keys[:-1])), position)
     report.broken = {tuple(str(part) for part in details["loc"][:2]) for details in found}
     rest = {
         name: {key: value for key, value in inner.items() if (name, key) not in report.broken}

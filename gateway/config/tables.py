@@ -19,6 +19,8 @@ from gateway.web.server import ServerSettings
 
 
 def _as_list(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise ValueError('must be text in quotes, as in "...", or a list of such')
     return [value] if isinstance(value, str) else value
 
 

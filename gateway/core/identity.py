@@ -103,8 +103,10 @@ def _compiled(source: str) -> re.Pattern[str]:
         raise ValueError(f"{source[:80]!r} is not a regular expression: {error}") from None
 
 
-def _expression(value: object) -> object:
-    return _compiled(value) if isinstance(value, str) else value
+def _expression(value: object) -> re.Pattern[str]:
+    if not isinstance(value, str):
+        raise ValueError("must be a regular expression in quotes")
+    return _compiled(value)
 
 
 Expression = Annotated[re.Pattern[str], BeforeValidator(_expression)]

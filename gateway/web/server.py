@@ -53,18 +53,20 @@ def parse_listen(text: str) -> Listen:
             raise ValueError("a unix socket needs an absolute path, as in unix:/run/gateway.sock")
         return Listen(unix_path=path)
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+)):(\d{1,5})", text)
-    if match is None or int(match[3]) > 65535:  # RFC 9293 3.1
+    if match is None:
         raise ValueError("write HOST:PORT, [::1]:PORT or unix:/PATH")
+    if int(match[3]) > 65535:  # RFC 9293 3.1
+        raise ValueError(f"there is no port {match[3]}; use 1 to 65535, or 0 for any free one")
     return Listen(host=match[1] or match[2], port=int(match[3]))
 
 
 def _network(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return ip_network(value)
-        except ValueError as error:
-            raise ValueError(f"not a network such as 127.0.0.0/8: {error}") from None
-    return value
+    if not isinstance(value, str):
+        raise ValueError('must be a network in quotes, as in "127.0.0.0/8"')
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"not a network such as 127.0.0.0/8: {error}") from None
 
 
 class ServerSettings(Table):
@@ -78,7 +80,7 @@ class ServerSettings(Table):
     ]
     drain_timeout: float = Field(35, ge=0)
     max_login_body: int = Field(65536, ge=1024)
-    via: str = Field("", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]*$")
+    via: str = ""
 
     @field_validator("listen")
     @classmethod
@@ -87,6 +89,13 @@ class ServerSettings(Table):
             raise ValueError("there must be at least one address")
         for entry in value:
             parse_listen(entry)
+        return value
+
+    @field_validator("via")
+    @classmethod
+    def _pseudonym(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*", value):  # RFC 9110 7.6.3, 5.6.2
+            raise ValueError("must be one word of letters, digits and !#$%&'*+-.^_`|~, such as gateway")
         return value
 
     @field_validator("admin_listen")
