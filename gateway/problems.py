@@ -76,7 +76,7 @@ class Report:
 
     def warning(self, keys: Keys, text: str) -> None:
         """Note what is unwise about a key."""
-        self.warnings.append(f"[{keys[0]}] {keys[1]}: {text}")
+        self.warnings.append(self.places.line(keys, text))
 
     def is_broken(self, table: str, *keys: str) -> bool:
         """Say whether one of the keys, or the whole table, is broken."""

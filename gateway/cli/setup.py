@@ -22,8 +22,9 @@ from gateway.upstream.homeserver import HomeserverSettings
 def check(path: Path, *, as_json: bool) -> None:
     """Report every problem of the configuration at once, and what is unwise in it."""
     if not as_json:
-        load_configuration(path)
-        say((f"{path} is good.", "green"))
+        count = len(load_configuration(path).warnings)
+        warned = f", {count} warning{'s' * (count > 1)}" if count else ""
+        say((f"{path}: OK{warned}", "green"))
         return
     try:
         warnings = load(path).warnings

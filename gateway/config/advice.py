@@ -15,7 +15,7 @@ def advise(jwt: JwtSettings, report: Report) -> None:
     if not jwt.require_exp:
         report.warning(("jwt", "require_exp"), "is false; a token without exp logs in for ever")
     if not jwt.issuer:
-        report.warning(("jwt", "issuer"), "is empty; whoever holds the key may be any issuer")
+        report.warning(("jwt", "issuer"), "is empty; any token signed with this key is accepted, whoever issued it")
     if jwt.allow_weak_secret:
         need = max((MIN_SECRET_BYTES.get(name, 0) for name in jwt.algorithm), default=0)
         report.warning(

@@ -73,7 +73,8 @@ def read_as_token(session: SessionTable, files: Files, report: Report, *, needed
         report.problem(("session", key), "must be one word of printable ASCII characters")
     if token is not None and len(token) < _MIN_AS_TOKEN:
         report.warning(
-            ("session", "as_token"), f"is short; it is worth the whole server, so use {_MIN_AS_TOKEN} or more"
+            ("session", key),
+            f"has {len(token)} characters; it is worth the whole server, so use {_MIN_AS_TOKEN} or more",
         )
     return token or ""
 
