@@ -118,7 +118,7 @@ class Refused(Exception):
 
 
 class ConfigurationError(Exception):
-    """The configuration can't be used; `problems` are lines for the operator, each with its place and mend."""
+    """The configuration can't be used; `problems` are lines for the operator, each with its place and fix."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -126,4 +126,4 @@ class ConfigurationError(Exception):
 
 
 class Unusable(Exception):
-    """The gateway can't start or go on as it stands; the message names the mend (exit status 1)."""
+    """The gateway can't start or go on as it is; the message says what to do (exit status 1)."""

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in an operator's words: the place, the key, and the mend."""
+"""What is wrong with a configuration, in an operator's words: the place, the key, and the fix."""
 
 import difflib
 import re
@@ -27,7 +27,7 @@ _WORDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where each key stands, as far as plain `[table]` and `key =` lines of the file tell."""
+    """Where each key is, as far as plain `[table]` and `key =` lines of the file tell."""
 
     path: Path
     known: dict[Keys, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Places:
         return places
 
     def note(self, keys: Keys, place: str) -> None:
-        """Note where a key got its value, and with it the tables that stand nowhere else."""
+        """Note where a key got its value, and with it the tables that are nowhere else."""
         for length in range(1, len(keys)):
             self.known.setdefault(keys[:length], place)
         self.known[keys] = place
@@ -84,7 +84,7 @@ class Report:
 
 
 def explanation(details: ErrorDetails, keys: Keys, known: Collection[str]) -> str:
-    """Return what pydantic found in plain words; `known` are the keys that could stand there."""
+    """Return what pydantic found in plain words; `known` are the keys that could be there."""
     if details["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], sorted(known), n=1, cutoff=0.5)
         what = "table" if len(keys) == 1 else "key"

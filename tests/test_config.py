@@ -93,7 +93,10 @@ url = "mysql://x/y"
         (GOOD + 'format = "JWKS"\n', "[jwt] format: must be 'HMAC', 'B64HMAC', 'ECDSA', 'RSA' or 'EDDSA'"),
         (GOOD + 'algorithm = "RS256"\n', "'RS256' does not belong to format 'HMAC'; use one of HS256, HS384, HS512"),
         (GOOD + "algorithm = []\n", "algorithm: the list is empty"),
-        (GOOD + f'secret_file = "{EXAMPLE}"\n', "[jwt] secret_file: stands beside `secret`; keep one of the two"),
+        (
+            GOOD + f'secret_file = "{EXAMPLE}"\n',
+            "[jwt] secret_file: is set together with `secret`; keep one of the two",
+        ),
         (GOOD + "validate_signature = false\n", f"set {ALLOW_UNSIGNED}=1 in the environment"),
         (GOOD.replace('"example.org"', '""'), "[homeserver] server_name: not a server name; write it as in user ids"),
         (GOOD.replace('"example.org"', '"https://Example.org/"'), "server_name: not a server name"),
@@ -125,8 +128,11 @@ url = "mysql://x/y"
         (GOOD + "leeway = " + "9" * 30 + "\n", "must be less than or equal to 9007199254740992"),
         (GOOD + "[server]\ndrain_timeout = inf\n", "must be a finite number"),
         (GOOD + "[server]\ndrain_timeout = nan\n", "must be a finite number"),
-        (GOOD + f'key = "{SECRET}"\n', "[jwt] key: stands beside `secret`"),
-        (GOOD.replace("as_token =", "as_token_file = 'x'\nas_token ="), "as_token_file: stands beside `as_token`"),
+        (GOOD + f'key = "{SECRET}"\n', "[jwt] key: is set together with `secret`"),
+        (
+            GOOD.replace("as_token =", "as_token_file = 'x'\nas_token ="),
+            "as_token_file: is set together with `as_token`",
+        ),
         (GOOD.replace(f'as_token = "{AS_TOKEN}"', ""), "there is no as_token; `matrix-login-gateway init` makes one"),
         (BASE + 'secret_file = "a\\u0000b"\n', "has a NUL character in it"),
         (BASE + 'secret_file = "/dev/zero"\n', "is larger than 65536 bytes"),
@@ -248,7 +254,7 @@ def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
 def test_a_key_file_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\xff" * 40)
 
-    assert "is not text; for octets use format" in problems(tmp_path, BASE + 'secret_file = "secret"\n')[0]
+    assert "is not text; for bytes use format" in problems(tmp_path, BASE + 'secret_file = "secret"\n')[0]
 
 
 def test_tables_may_be_written_in_any_way_that_toml_has(tmp_path: Path) -> None:
@@ -265,7 +271,7 @@ def test_a_question_mark_in_the_directory_is_reported(tmp_path: Path) -> None:
     directory = tmp_path / "what?"
     directory.mkdir()
 
-    assert "a path with a question mark is not taken" in problems(directory, GOOD)[0]
+    assert "a path with a question mark is not accepted" in problems(directory, GOOD)[0]
 
 
 def test_a_jwt_table_of_palpo_moves_over_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`init`, `check` and `registration`: what stands before the first `serve`."""
+"""`init`, `check` and `registration`: what comes before the first `serve`."""
 
 import json
 import secrets

@@ -12,7 +12,7 @@ _MAX_SECRET_FILE: Final = 64 * 1024
 
 
 class Files:
-    """Reads files beside the configuration; what is wrong with one goes into the report."""
+    """Reads the files that the configuration names; what is wrong with one goes into the report."""
 
     def __init__(self, environment: Mapping[str, str], report: Report) -> None:
         self.configuration = report.places.path
@@ -32,7 +32,7 @@ class Files:
             self._report.problem(keys, f"{path} can't be read: {error.strerror}")
             return None
         except UnicodeDecodeError:
-            self._report.problem(keys, f'{path} is not text; for octets use format = "B64HMAC"')
+            self._report.problem(keys, f'{path} is not text; for bytes use format = "B64HMAC"')
             return None
         if len(raw) > _MAX_SECRET_FILE:
             self._report.problem(keys, f"{path} is larger than {_MAX_SECRET_FILE} bytes, which no key is")

@@ -25,7 +25,7 @@ def read_secrets(jwt: JwtSettings, files: Files, report: Report) -> list[str]:
     """Return the key material, from the configuration or from its files."""
     keys = ("jwt", "secret_file")
     if jwt.secret and jwt.secret_file:
-        report.problem(keys, "stands beside `secret`; keep one of the two")
+        report.problem(keys, "is set together with `secret`; keep one of the two")
     if jwt.secret:
         files.warn_readable(files.configuration, "holds a secret")
         return jwt.secret
@@ -59,7 +59,7 @@ def read_as_token(session: SessionTable, files: Files, report: Report, *, needed
     """Return the as_token, from the configuration or from its file."""
     token = session.as_token
     if token is not None and session.as_token_file is not None:
-        report.problem(("session", "as_token_file"), "stands beside `as_token`; keep one of the two")
+        report.problem(("session", "as_token_file"), "is set together with `as_token`; keep one of the two")
     elif token is not None:
         files.warn_readable(files.configuration, "holds the as_token")
     elif session.as_token_file is not None:
@@ -93,5 +93,5 @@ def find_database(settings: DatabaseSettings, files: Files, report: Report) -> D
     try:
         return DatabaseSettings(url=f"{prefix}:///{path}")
     except ValidationError:
-        report.problem(keys, f"a path with a question mark is not taken: {path}")
+        report.problem(keys, f"a path with a question mark is not accepted: {path}")
         return settings

@@ -46,7 +46,7 @@ def _rename_key(table: dict[str, Any], report: Report) -> None:
     if not isinstance(jwt, dict) or "key" not in jwt:
         return
     if "secret" in jwt:
-        report.problem(_KEY, "stands beside `secret`, which is its other name; keep one of the two")
+        report.problem(_KEY, "is set together with `secret`, which is its other name; keep one of the two")
     else:
         places = report.places
         places.known[_SECRET] = places.known.get(_KEY, str(places.path))

@@ -1,4 +1,4 @@
-"""Configured key material to a set of verification keys; every refusal at start stands here.
+"""Configured key material to a set of verification keys; every refusal at start is here.
 
 Formats are those of the `[jwt]` table; algorithms those of RFC 7518, RFC 8037 and RFC 9864. A key is bound to the
 algorithms that fit it when it is built, so that no token can ever choose another use for it (RFC 8725 3.1).
@@ -174,7 +174,7 @@ def secret_octets(key_format: Format, secret: str) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
-        raise ValueError("it is not base64; format B64HMAC takes the standard or the URL alphabet") from None
+        raise ValueError("it is not base64; format B64HMAC accepts the standard or the URL alphabet") from None
 
 
 def _public_key(key_format: Format, pem: str, algorithms: list[str]) -> VerificationKey:

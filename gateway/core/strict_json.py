@@ -1,4 +1,4 @@
-"""JSON (RFC 8259) read strictly: one meaning for every text that is taken, and a plain ValueError for the rest.
+"""JSON (RFC 8259) read strictly: one meaning for every text that is accepted, and a plain ValueError for the rest.
 
 Refused beside broken syntax: anything but UTF-8, duplicate members, NaN and Infinity, lone surrogates,
 and nesting deeper than `MAX_DEPTH`.
@@ -37,7 +37,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a member stands twice in a JSON object")
+        raise ValueError("a member appears twice")
     return members
 
 

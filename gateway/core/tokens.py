@@ -229,12 +229,7 @@ def _read_object(raw: bytes, part: str) -> dict[str, Any]:
     try:
         return parse_object(raw)
     except ValueError as error:
-        raise Refused(Refusal.UNDECODABLE, f"the {part} is {_as_predicate(error)}") from None
-
-
-def _as_predicate(error: ValueError) -> str:
-    text = str(error)
-    return text if text.startswith(("not ", "nested ")) else f"not taken: {text}"
+        raise Refused(Refusal.UNDECODABLE, f"{part}: {error}") from None
 
 
 def _from_base64url(segment: str) -> bytes:

@@ -49,7 +49,7 @@ class DatabaseSettings(Table):
         if not url.database or url.database == ":memory:":
             raise ValueError("the accounts must be kept in a file; write sqlite:///FILE")
         if "?" in value:
-            raise ValueError("neither options nor a path with a question mark are taken; write sqlite:///FILE")
+            raise ValueError("neither options nor a path with a question mark are accepted; write sqlite:///FILE")
         return value
 
 

@@ -137,7 +137,7 @@ def classified(reply: Reply, doing: str) -> HomeserverAnswered | Refused:
     if reply.errcode in OWN_ANSWERS:
         return HomeserverAnswered(reply)
     if reply.errcode == "M_INVALID_USERNAME":
-        return Refused(Refusal.BAD_LOCALPART, "The homeserver does not take this user name")
+        return Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
     if reply.status >= 500:
         return Refused(
             Refusal.HOMESERVER_UNREACHABLE,

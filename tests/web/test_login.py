@@ -79,7 +79,7 @@ ROWS = [
         lambda: f"{jose(b'{')}.e30.e30",
         403,
         "M_FORBIDDEN",
-        JWT + "decode_error: the header is not JSON",
+        JWT + "decode_error: header: not JSON",
     ),
     Row(
         "over the size limit",
