@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.web.server import ServerSettings
+
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = (SYSTEMD / "matrix-login-gateway.service").read_text()
 README = (SYSTEMD / "README.md").read_text()
-DRAIN_TIMEOUT = 35
 
 
 def values(key: str) -> list[str]:
@@ -71,7 +72,7 @@ def test_systemd_refuses_a_broken_unit(tmp_path: Path, line: str, broken: str, c
 
 
 def test_systemd_waits_longer_than_the_gateway_drains() -> None:
-    assert int(values("TimeoutStopSec")[0]) > DRAIN_TIMEOUT
+    assert int(values("TimeoutStopSec")[0]) > ServerSettings().drain_timeout
 
 
 def test_the_readme_makes_the_user_of_the_unit() -> None:
