@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 import statistics
 import sys
 import tempfile
@@ -115,9 +116,9 @@ def ways(synapse_url: str, gateway_url: str) -> list[Way]:
 @asynccontextmanager
 async def running_gateway(directory: Path, homeserver: str) -> AsyncIterator[tuple[str, int]]:
     path = directory / "gateway.toml"
-    socket_free = "127.0.0.1:18010"
+    address = f"127.0.0.1:{free_port()}"
     configuration = {
-        "server": {"listen": [socket_free], "admin_listen": ""},
+        "server": {"listen": [address], "admin_listen": ""},
         "homeserver": {"url": homeserver, "server_name": SERVER_NAME},
         "session": {"as_token": AS_TOKEN},
         "jwt": {"secret": SECRET},
@@ -130,13 +131,19 @@ async def running_gateway(directory: Path, homeserver: str) -> AsyncIterator[tup
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "gateway", "serve", "-c", str(path), stdout=log, stderr=log
         )
-    url = f"http://{socket_free}"
+    url = f"http://{address}"
     try:
         await until_ready(url)
         yield url, process.pid
     finally:
         process.terminate()
         await process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def until_ready(url: str) -> None:
