@@ -1,0 +1,71 @@
+"""`serve` as a process: it says where it listens, ends with 0 when told to, and with 1 when it can't listen."""
+
+import asyncio
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.cli.commands import run
+from tests.fake_homeserver import FakeHomeserver
+from tests.running_gateway import LOGIN, mint, write_configuration
+
+
+@pytest.fixture
+async def process(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[Process]:
+    path = write_configuration(tmp_path, homeserver.url, {})
+    made = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "serve", "-c", str(path), stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+    )
+    yield made
+    if made.returncode is None:
+        made.kill()
+        await made.wait()
+
+
+async def address(process: Process) -> str:
+    """Where the process says that it listens."""
+    assert process.stderr is not None
+    while line := (await process.stderr.readline()).decode():
+        if found := re.search(r" listening +addresses=(\S+)", line):
+            return found[1]
+    pytest.fail("it ended before it listened")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_serves_until_it_is_told_to_stop(process: Process, number: int) -> None:
+    url = f"http://{await address(process)}"
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(url + LOGIN, json={"type": "org.matrix.login.jwt", "token": mint()}) as response,
+    ):
+        assert (await response.json())["user_id"] == "@alice:example.org"
+
+    process.send_signal(number)
+    out, log = await process.communicate()
+
+    assert process.returncode == 0
+    assert out == b""
+    assert b"login " in log
+    assert log.splitlines()[-1].rstrip().endswith(b"stopped")
+    assert b"Traceback" not in log
+
+
+@pytest.mark.parametrize("key", ["listen", "admin_listen"])
+def test_an_address_in_use_ends_it_with_1_and_one_line(tmp_path: Path, key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = {"admin_listen": address} if key == "admin_listen" else {"listen": [address]}
+        path = write_configuration(tmp_path, "http://127.0.0.1:1", {"server": server})
+
+        result = run("serve", "-c", str(path))
+
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"Can't listen on {address}: ")
+    assert "Traceback" not in result.stderr
