@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from joserfc.jwk import OctKey
 from pydantic import BaseModel
 
 from gateway.config import ALLOW_UNSIGNED, Configuration, Settings, load
@@ -42,6 +43,12 @@ def problems(directory: Path, text: str | bytes, **environment: str) -> list[str
     with pytest.raises(ConfigurationError) as caught:
         read(directory, text, **environment)
     return [problem.replace(f"{directory}/", "") for problem in caught.value.problems]
+
+
+def secrets(configuration: Configuration) -> list[str]:
+    """The HMAC secrets that verify."""
+    keys = configuration.key_set.candidates("HS256")
+    return [key.raw_value.decode() for key in keys if isinstance(key, OctKey)]
 
 
 def test_a_small_file_is_enough(tmp_path: Path) -> None:
@@ -176,7 +183,7 @@ def test_secrets_come_from_files_beside_the_configuration_or_of_systemd(tmp_path
         CREDENTIALS_DIRECTORY=str(credentials),
     )
 
-    assert configuration.secrets == (SECRET, SECRET[::-1])
+    assert secrets(configuration) == [SECRET, SECRET[::-1]]
     assert configuration.as_token == AS_TOKEN
 
 
@@ -236,7 +243,7 @@ def test_a_secret_of_the_environment_stands_for_that_of_the_file_also_by_its_oth
     other = SECRET[::-1]
     configuration = read(tmp_path, BASE + 'key = "short"\n', MATRIX_LOGIN_GATEWAY__JWT__SECRET=other)
 
-    assert configuration.secrets == (other,)
+    assert secrets(configuration) == [other]
 
 
 def test_a_problem_with_the_other_name_of_the_secret_has_its_line(tmp_path: Path) -> None:
@@ -248,7 +255,9 @@ def test_a_problem_with_the_other_name_of_the_secret_has_its_line(tmp_path: Path
 def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")
 
-    assert read(tmp_path, b"\xef\xbb\xbf" + BASE.encode() + b'secret_file = "secret"\n').secrets == (SECRET,)
+    configuration = read(tmp_path, b"\xef\xbb\xbf" + BASE.encode() + b'secret_file = "secret"\n')
+
+    assert secrets(configuration) == [SECRET]
 
 
 def test_a_key_file_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
@@ -294,7 +303,7 @@ validate_signature = true
 """,
     )
 
-    assert configuration.secrets == (SECRET,)
+    assert secrets(configuration) == [SECRET]
     other = read(tmp_path, BASE + 'format = "HMACB64"\nsecret = "' + "QUJD" * 12 + '"\n')
     assert other.settings.jwt.format == "B64HMAC"
 

@@ -29,7 +29,7 @@ def token() -> None:
 @json_option
 @click.argument("text", metavar="[TOKEN]", required=False)
 def explain(path: Path, text: str | None, *, as_json: bool) -> None:
-    """List whether the token passes each check, and which user it would be.
+    """Show which checks the token passes, and which user it would be.
 
     Without TOKEN it is read from standard input, where no other user of this machine can see it.
     """

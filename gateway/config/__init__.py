@@ -36,7 +36,6 @@ class Configuration:
     path: Path
     settings: Settings = field(repr=False)
     key_set: KeySet = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
     as_token: str = field(repr=False)
     database: DatabaseSettings
     warnings: tuple[str, ...]
@@ -57,7 +56,6 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
     """
     settings, report = read_settings(path, environment)
     files = Files(environment, report)
-    secrets: list[str] = []
     key_set, as_token = NO_KEYS, ""
     if with_secrets:
         secrets = read_secrets(settings.jwt, files, report)
@@ -71,7 +69,6 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
         path=path,
         settings=settings,
         key_set=key_set,
-        secrets=tuple(secrets),
         as_token=as_token,
         database=database,
         warnings=tuple(report.warnings),
