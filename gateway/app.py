@@ -1,6 +1,7 @@
 """The composition root: builds every part from the configuration and runs it until it is told to stop."""
 
 import asyncio
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -31,6 +32,9 @@ from gateway.web.server import Gateway, listening, sites
 async def serve(configuration: Configuration) -> None:
     """Run the gateway until SIGTERM or SIGINT; raises `Unusable` when it can't start."""
     log = get_logger(configuration.settings.log)
+    # Every waiting /sync takes two sockets, and the usual limit is 1024.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for warning in configuration.warnings:
         log.warning("configuration", warning=warning)
     stop = asyncio.Event()
@@ -57,7 +61,8 @@ async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Se
         homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
         if settings.server.admin_listen:
             health = web.Server(Health(Accounts(database), homeserver), access_log=None)
-            await stack.enter_async_context(sites(health, [settings.server.admin_listen], 1))
+            admin = sites(health, [settings.server.admin_listen], 1, reuse_port=settings.server.reuse_port)
+            await stack.enter_async_context(admin)
         sign_in = _sign_in(configuration, database, homeserver, background, log)
         stack.callback(sign_in.last_seen.hurry)
         gateway = _gateway(configuration, sign_in, pool, log)

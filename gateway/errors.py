@@ -35,6 +35,8 @@ class Refusal(enum.Enum):
     DATABASE_UNAVAILABLE = enum.auto()
     BAD_REQUEST = enum.auto()
     METHOD_NOT_ALLOWED = enum.auto()
+    REQUEST_TIMEOUT = enum.auto()
+    HEAD_TOO_LARGE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.DATABASE_UNAVAILABLE: Answer(503, "M_UNKNOWN", "Login with a token is not available for the moment"),
     Refusal.BAD_REQUEST: Answer(400, "M_UNKNOWN", "{}"),
     Refusal.METHOD_NOT_ALLOWED: Answer(405, "M_UNRECOGNIZED", "Method not allowed"),
+    Refusal.REQUEST_TIMEOUT: Answer(408, "M_UNKNOWN", "The request took too long to arrive"),
+    Refusal.HEAD_TOO_LARGE: Answer(431, "M_TOO_LARGE", "The request line or a header field is too large"),
 }
 
 # Enough for any real algorithm or claim name; the rest of a hostile one is not repeated to anybody.

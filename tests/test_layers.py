@@ -11,7 +11,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the bottom up; names on one level do not import each other, but inside their own package.
 LEVELS = (
     {"__init__", "settings"},
-    {"errors", "logs", "problems"},
+    {"errors", "logs", "problems", "http1"},
     {"tasks", "limits"},
     {"core"},
     {"storage", "upstream"},
@@ -25,7 +25,7 @@ LEVELS = (
 IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "pathlib", "aiohttp", "sqlalchemy", "logging"}
 FOREIGN = {"aiohttp", "sqlalchemy", "sqlite3", "joserfc", "alembic"}
 # Where the exceptions of other libraries may be caught.
-EDGES = ("upstream/", "storage/", "web/", "core/tokens.py", "core/keys.py", "cli/synapse.py", "cli/demo.py")
+EDGES = ("http1.py", "upstream/", "storage/", "web/", "core/tokens.py", "core/keys.py", "cli/synapse.py", "cli/demo.py")
 
 
 def part(path: Path) -> str:

@@ -3,9 +3,12 @@
 Fields are raw (name, value) octets in their order and case. RFC 9110 7.6.1 says which stay on their hop.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from itertools import product
 from typing import Final, TypeAlias
 
 Field: TypeAlias = tuple[bytes, bytes]
@@ -23,10 +26,26 @@ _HOP_BY_HOP: Final = frozenset(
         b"proxy-authorization",
     )
 )
+_FORWARDED: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
 # A client that names one of these in Connection must not take it away from the homeserver.
-_NEVER_NAMED: Final = frozenset((b"host", b"content-length"))
-_FORWARDED: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
-_SPOOFABLE: Final = frozenset((*_FORWARDED, b"forwarded", b"x-real-ip"))
+_NEVER_NAMED: Final = _FORWARDED | {b"host", b"content-length", b"forwarded", b"x-real-ip"}
+
+
+def _spellings(name: bytes) -> Iterator[bytes]:
+    """Yield a name in every way that a CGI-like server behind us reads alike: `-` and `_`."""
+    words = name.split(b"-")
+    for signs in product(b"-_", repeat=len(words) - 1):
+        yield words[0] + b"".join(bytes([sign]) + word for sign, word in zip(signs, words[1:], strict=True))
+
+
+_OF_PROXIES: Final = frozenset(
+    spelling for name in (*_FORWARDED, b"forwarded", b"x-real-ip") for spelling in _spellings(name)
+)
+_NOT_OF_STRANGERS: Final = _HOP_BY_HOP | _OF_PROXIES
+# An IPv4 address with its port, or an IPv6 address in brackets with or without one (RFC 7239 6).
+_WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?)$")
+# RFC 9112 3.2, RFC 3986 3.2.2 and 3.2.3: a name or an address, and a port.
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 CORS_HEADERS: Final = {
     # Client-server specification, 'Web browser clients'.
     "Access-Control-Allow-Origin": "*",
@@ -44,37 +63,43 @@ class Hop:
     trusted: bool
 
 
-def end_to_end(fields: Iterable[Field]) -> list[Field]:
+def end_to_end(fields: Sequence[Field]) -> list[Field]:
     """Return the fields without those that belong to one hop and those that `Connection` names."""
-    fields = list(fields)
-    dropped = _HOP_BY_HOP
-    for name, value in fields:
-        if name.lower() == b"connection":
-            named = {token.strip().lower() for token in value.split(b",")}
-            dropped = dropped | (named - _NEVER_NAMED)
-    return [field for field in fields if field[0].lower() not in dropped]
+    return _without(fields, [name.lower() for name, _ in fields], _HOP_BY_HOP)
 
 
 def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Field]:
     """Return the fields of a request as the homeserver gets them.
 
-    From a trusted proxy `X-Forwarded-*` pass as they are and only what is missing is added; from anybody else they
-    are replaced by what the gateway saw: Synapse believes the leftmost address of a list.
+    What a trusted proxy says of the client passes as it is. From anybody else, or where it says nothing, it is what
+    the gateway saw: Synapse believes the leftmost address of a list.
     """
-    kept = end_to_end(fields)
-    if not hop.trusted:
-        kept = [field for field in kept if field[0].lower().replace(b"_", b"-") not in _SPOOFABLE]
-    there = {name.lower() for name, _ in kept}
-    host = next((value for name, value in kept if name.lower() == b"host"), b"")
-    seen = (
-        (b"X-Forwarded-For", hop.peer.encode()),
-        (b"X-Forwarded-Proto", hop.scheme.encode()),
-        (b"X-Forwarded-Host", host),
-    )
-    kept += [(name, value) for name, value in seen if value and name.lower() not in there]
+    names = [name.lower() for name, _ in fields]
+    kept = _without(fields, names, _HOP_BY_HOP if hop.trusted else _NOT_OF_STRANGERS)
+    if not hop.trusted or _FORWARDED.isdisjoint(names):
+        if hop.peer:
+            kept.append((b"X-Forwarded-For", hop.peer.encode()))
+        kept.append((b"X-Forwarded-Proto", hop.scheme.encode()))
+        if b"host" in names:
+            kept.append((b"X-Forwarded-Host", fields[names.index(b"host")][1]))
     if via:
         kept.append((b"Via", b"1.1 " + via.encode()))
     return kept
+
+
+def _without(fields: Sequence[Field], names: Sequence[bytes], dropped: frozenset[bytes]) -> list[Field]:
+    if dropped.isdisjoint(names):
+        return list(fields)
+    if b"connection" in names:
+        named = b",".join(value for (_, value), name in zip(fields, names, strict=True) if name == b"connection")
+        dropped = dropped | ({token.strip().lower() for token in named.split(b",")} - _NEVER_NAMED)
+    return [field for field, name in zip(fields, names, strict=True) if name not in dropped]
+
+
+@functools.lru_cache(maxsize=256)
+def is_host(value: str) -> bool:
+    """Say whether this can be the value of `Host`: another value could mean two things to two servers."""
+    return _HOST.fullmatch(value) is not None
 
 
 def is_trusted(peer: str, trusted: Iterable[Network]) -> bool:
@@ -97,6 +122,7 @@ def client_address(fields: Iterable[Field], hop: Hop, trusted: Sequence[Network]
     ]
     client = hop.peer
     for entry in reversed(chain):
+        entry = _WITH_PORT.sub(r"\1\2", entry)  # noqa: PLW2901 - some proxies write the port too
         if _address(entry) is None:
             break
         client = entry

@@ -56,16 +56,26 @@ class Homeserver:
     as_token: str
 
     async def call(
-        self, method: str, target: str, body: dict[str, Any] | None = None, client: tuple[Field, ...] = ()
+        self,
+        method: str,
+        target: str,
+        body: dict[str, Any] | None = None,
+        client: tuple[Field, ...] = (),
+        *,
+        repeat: bool = True,
     ) -> Reply:
-        """Make a call as the application service; `client` are fields that say for whom it is made."""
+        """Make a call as the application service; `client` are fields that say for whom it is made.
+
+        `repeat`: it may reach the homeserver twice without harm.
+        """
         fields = [
             (b"Host", self.pool.address.authority.encode()),
             (b"Authorization", f"Bearer {self.as_token}".encode()),
             (b"Content-Type", b"application/json"),
             *client,
         ]
-        return await self.pool.call(method, target, fields, json.dumps(body).encode() if body is not None else b"")
+        octets = json.dumps(body).encode() if body is not None else b""
+        return await self.pool.call(method, target, fields, octets, repeat=repeat)
 
     async def ask(self, target: str) -> Reply:
         """Ask what the homeserver tells anybody, without our token: Synapse takes one for a federation signature."""

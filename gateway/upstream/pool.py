@@ -1,14 +1,13 @@
 """The connections to the homeserver: opened when needed, kept for the next exchange, without an upper bound.
 
-A bound of 100 would queue the 101st /sync. The gateway's own calls go through `Pool.call`; a relayed request uses a
-connection of its own by `Pool.connection`.
+A bound of 100 would queue the 101st /sync. The gateway's own calls go through `Pool.call`; a relayed request takes a
+connection and gives it back.
 """
 
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -91,7 +90,7 @@ class Reply:
 
 
 class Pool:
-    """Connections to one homeserver. Raises `Refused` where it can't be reached.
+    """Connections to one homeserver. Whatever awaits raises `Refused` where it can't be reached.
 
     `call_timeout` is what a call of the gateway's own may take, in seconds.
     """
@@ -104,36 +103,67 @@ class Pool:
         # Since when each is idle, by the loop's clock, in that order.
         self._idle: dict[Connection, float] = {}
 
-    @asynccontextmanager
-    async def connection(self, *, fresh: bool = False) -> AsyncIterator[Connection]:
-        """Give a connection for one exchange; it is kept afterwards if the exchange came to its `finish`."""
-        connection = None if fresh else self._take_idle()
-        if connection is None:
-            connection = await self._connect()
-        try:
-            yield connection
-        finally:
-            if connection.usable:
-                self._idle[connection] = asyncio.get_running_loop().time()
-            else:
-                connection.abort()
+    def take(self) -> Connection | None:
+        """Give a kept connection for one exchange, if there is one; it must come back by `give_back`."""
+        while self._idle:
+            connection, since = self._idle.popitem()
+            # Not get_running_loop(), which asks the system for the process id: 5 us where system calls are slow.
+            if connection.usable and connection.loop.time() - since < _MAX_IDLE:
+                return connection
+            connection.abort()
+        return None
 
-    async def call(self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b"") -> Reply:
+    async def connect(self) -> Connection:
+        """Open a connection for one exchange; it must come back by `give_back`."""
+        loop = asyncio.get_running_loop()
+        address = self.address
+        connection = Connection(loop, self._lost)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                if address.unix_path:
+                    await loop.create_unix_connection(lambda: connection, address.unix_path)
+                else:
+                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
+        except TimeoutError as error:
+            raise Refused(
+                Refusal.HOMESERVER_TOO_SLOW,
+                reason=f"no connection to the homeserver within {self._connect_timeout:g} s",
+            ) from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be one of a host
+            raise Refused(
+                Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to the homeserver: {error}"
+            ) from error
+        except asyncio.CancelledError:
+            connection.abort()  # it may have come about at the same moment
+            raise
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose exchange came to its `finish`, and end any other."""
+        if connection.usable:
+            self._idle[connection] = connection.loop.time()
+        else:
+            connection.abort()
+
+    async def call(
+        self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b"", *, repeat: bool = True
+    ) -> Reply:
         """Make one call of the gateway's own and read the whole answer.
 
-        It is made again on a new connection when a kept one turns out to be closed: our calls can be repeated.
+        It is made again on a new connection when a kept one turns out to be closed, unless `repeat` says that making
+        it twice does harm.
         """
-        head = request_head(method, target.encode(), [*fields, (b"Content-Length", b"%d" % len(body))])
+        octets = request_head(method, target.encode(), [*fields, (b"Content-Length", b"%d" % len(body))]) + body
         try:
             async with asyncio.timeout(self._call_timeout):
-                async with self.connection() as connection:
+                connection = self.take()
+                if connection is not None:
                     try:
-                        return await _exchange(connection, method, head + body)
+                        return await self._exchange(connection, method, octets)
                     except Broken:
-                        if not connection.stale:
+                        if not (connection.stale and repeat):
                             raise
-                async with self.connection(fresh=True) as connection:
-                    return await _exchange(connection, method, head + body)
+                return await self._exchange(await self.connect(), method, octets)
         except Broken as error:
             raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}") from error
         except TimeoutError as error:
@@ -147,38 +177,22 @@ class Pool:
             connection, _ = self._idle.popitem()
             connection.abort()
 
-    def _take_idle(self) -> Connection | None:
-        while self._idle:
-            connection, since = self._idle.popitem()
-            if connection.usable and asyncio.get_running_loop().time() - since < _MAX_IDLE:
-                return connection
-            connection.abort()
-        return None
-
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        address = self.address
-
-        connection = Connection(loop, self._lost)
+    async def _exchange(self, connection: Connection, method: str, octets: bytes) -> Reply:
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                if address.unix_path:
-                    await loop.create_unix_connection(lambda: connection, address.unix_path)
-                else:
-                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
-        except TimeoutError as error:
-            raise Refused(
-                Refusal.HOMESERVER_TOO_SLOW,
-                reason=f"no connection to the homeserver within {self._connect_timeout:g} s",
-            ) from error
-        except OSError as error:
-            raise Refused(
-                Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to the homeserver: {error}"
-            ) from error
-        except asyncio.CancelledError:
-            connection.abort()  # it may have come about at the same moment
-            raise
-        return connection
+            connection.begin(method, octets)
+            message, stream = await connection.message()
+            while message.code < 200:  # RFC 9110 15.2, interim answers
+                message, stream = await connection.message()
+            body = bytearray()
+            while chunk := await stream.readany():
+                body += chunk
+                if len(body) > _MAX_ANSWER:
+                    raise Broken(f"an answer of more than {_MAX_ANSWER} bytes")
+            if not message.should_close:
+                connection.finish()
+            return Reply(message.code, headers.end_to_end(message.raw_headers), bytes(body))
+        finally:
+            self.give_back(connection)
 
     def _lost(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
@@ -190,18 +204,3 @@ def request_head(method: str, target: bytes, fields: Sequence[headers.Field]) ->
     lines += [name + b": " + value for name, value in fields]
     lines += (b"", b"")
     return b"\r\n".join(lines)
-
-
-async def _exchange(connection: Connection, method: str, request: bytes) -> Reply:
-    connection.begin(method, request)
-    message, stream = await connection.message()
-    while message.code < 200:  # RFC 9110 15.2, interim answers
-        message, stream = await connection.message()
-    body = bytearray()
-    while chunk := await stream.readany():
-        body += chunk
-        if len(body) > _MAX_ANSWER:
-            raise Broken(f"an answer of more than {_MAX_ANSWER} bytes")
-    if not message.should_close:
-        connection.finish()
-    return Reply(message.code, headers.end_to_end(message.raw_headers), bytes(body))

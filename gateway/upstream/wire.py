@@ -6,41 +6,28 @@ each connection is bounded by twice `READ_LIMIT` inward and by the transport's w
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from aiohttp import StreamReader
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
+
+from gateway.http1 import Message, UpstreamProtocol, break_body
 
 # Octets of an answer that wait for a slow client before the homeserver is held back.
 READ_LIMIT: Final = 2**16
-# Homeservers answer with heads far below this; it only bounds a broken one.
-_MAX_FIELD: Final = 2**16
-
-Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
 
 
 class Broken(Exception):
     """The connection ended, or spoke something else than HTTP, before the answer was there."""
 
 
-def break_body(loop: asyncio.AbstractEventLoop, body: StreamReader, error: Exception) -> None:
-    """Make whoever reads a body fail.
-
-    Once more when readers have run: aiohttp 3.14 loses it for a reader that the end of a chunk woke just before.
-    """
-    body.set_exception(error)
-    loop.call_soon(body.set_exception, error)
-
-
-class Connection(BaseProtocol):
+class Connection(UpstreamProtocol):
     """A connection that carries one exchange at a time; `on_lost` is called when it ends."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_lost: Callable[["Connection"], None] = lambda _: None
     ) -> None:
-        super().__init__(loop)
+        super().__init__(loop, READ_LIMIT)
         self._on_lost = on_lost
         self._messages: list[Message] = []
         self._body: StreamReader | None = None
@@ -50,24 +37,15 @@ class Connection(BaseProtocol):
         self.reused = False
         self.answered = False
 
-    def begin(self, method: str, head: bytes) -> None:
-        """Start an exchange by sending `head`: request line, fields and the empty line."""
-        # A new one each time (0.6 us): only the constructor can say that the answer to a HEAD has no body, and what a
-        # homeserver sent behind its last answer must not become the beginning of the next one.
-        self._parser = HttpResponseParser(
-            self,
-            self._loop,
-            READ_LIMIT,
-            max_line_size=_MAX_FIELD,
-            max_field_size=_MAX_FIELD,
-            max_headers=1024,
-            response_with_body=method != "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-        )
+    def begin(self, method: str, octets: bytes) -> None:
+        """Start an exchange by sending `octets`: request line, fields, the empty line, and what there is of the body.
+
+        Raises `Broken` when the connection is gone.
+        """
+        self.expect_answer(method)
         self.busy = True
         self.answered = False
-        self.write(head)
+        self.write(octets)
 
     def finish(self) -> None:
         """End an exchange whose request was sent and whose answer was read to the end."""
@@ -84,7 +62,7 @@ class Connection(BaseProtocol):
     async def drain(self) -> None:
         """Wait until the homeserver has taken enough of what was sent; raises `Broken`."""
         try:
-            await self._drain_helper()
+            await self.drained()
         except ConnectionError as error:
             raise Broken(str(error)) from error
 
@@ -93,7 +71,7 @@ class Connection(BaseProtocol):
         while not self._messages:
             if self._ended is not None:
                 raise Broken(str(self._ended)) from self._ended
-            self._waiter = self._loop.create_future()
+            self._waiter = self.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -103,7 +81,7 @@ class Connection(BaseProtocol):
     @property
     def usable(self) -> bool:
         """Say whether an exchange can begin here; an answer that nobody asked for must not become the next one's."""
-        return not self.busy and not self._messages and self._ended is None and self.connected
+        return not (self.busy or self._messages or self._ended is not None or self.transport is None)
 
     @property
     def stale(self) -> bool:
@@ -121,41 +99,42 @@ class Connection(BaseProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; called by the transport, and with nothing when a held-back reader goes on."""
-        if self._parser is None or self._ended is not None:
+        if self._ended is not None:
             return
-        if data and not self.busy:
-            self._fail(Broken("the homeserver sent something that nobody asked for"))
-            return
-        self.answered = self.answered or bool(data)
+        if data:
+            if not self.busy:
+                self._fail(Broken("the homeserver sent something that nobody asked for"))
+                return
+            self.answered = True
         try:
-            messages, upgraded, _tail = self._parser.feed_data(data)
+            messages, switched = self.parse(data)
         except HttpProcessingError as error:
-            self._fail(error)
+            self._fail(_not_http(error))
             return
-        if messages:
+        if switched:
+            self._fail(Broken("the homeserver switched protocols unasked"))
+        elif messages:
             self._messages += messages
             self._body = messages[-1][1]
             self._wake()
-        if upgraded:
-            self._fail(Broken("the homeserver switched protocols unasked"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the running exchange: a body that ends by close is whole, any other is broken off."""
         super().connection_lost(exc)
         if self._ended is None:
             self._ended = exc or ConnectionResetError("the homeserver closed the connection")
-            parser, self._parser = self._parser, None
             try:
-                if exc is None and parser is not None:
-                    parser.feed_eof()
+                if exc is None:
+                    self.parse_end()
                 else:
                     self._break_body(self._ended)
             except HttpProcessingError as error:
-                self._break_body(error)
+                self._break_body(_not_http(error))
+        self.stop_parsing()
         self._wake()
         self._on_lost(self)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: Broken) -> None:
         self._ended = error
         self._break_body(error)
         self.abort()
@@ -163,8 +142,13 @@ class Connection(BaseProtocol):
 
     def _break_body(self, error: BaseException) -> None:
         if self._body is not None and not self._body.is_eof():
-            break_body(self._loop, self._body, Broken(str(error)))
+            break_body(self.loop, self._body, Broken(str(error)))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _not_http(error: HttpProcessingError) -> Broken:
+    """Say what is wrong without aiohttp's words: they quote what the homeserver sent, which may be a token."""
+    return Broken(f"it sent what is not HTTP/1.1 ({type(error).__name__})")

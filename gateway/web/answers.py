@@ -7,7 +7,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.core.headers import CORS_HEADERS
-from gateway.errors import Refused
+from gateway.errors import Refusal, Refused
 from gateway.upstream.pool import Reply
 
 SERVER = "matrix-login-gateway"
@@ -24,6 +24,12 @@ def refusal(refused: Refused) -> web.Response:
     if refused.retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(refused.retry_after))
     return response
+
+
+def unreadable(status: int) -> web.Response:
+    """Return the answer to a request that could not be read."""
+    refusals = {408: Refusal.REQUEST_TIMEOUT, 431: Refusal.HEAD_TOO_LARGE}
+    return refusal(Refused(refusals.get(status, Refusal.BAD_REQUEST), "The request could not be read"))
 
 
 def homeserver_reply(reply: Reply) -> web.Response:

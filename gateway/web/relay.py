@@ -1,24 +1,23 @@
 """Streamed pass-through: the request to the homeserver and its answer back, octet for octet.
 
 The rule of this file: bodies are never held whole, nothing is added but `X-Forwarded-*` (and `Via` where configured),
-and an answer that breaks off at the homeserver breaks off at the client too. It writes answers past aiohttp's header
-building, to `request.transport`; what it uses of aiohttp's inner parts stands in `_Sent`.
+and an answer that breaks off at the homeserver breaks off at the client too. Answers are written to the transport,
+past aiohttp's header building, which costs more than all of this file.
 """
 
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final
 
 from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawResponseMessage
 
 from gateway.core.headers import Field, Hop, end_to_end, to_homeserver
 from gateway.errors import Refusal, Refused
+from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, ClientProtocol, client_of
 from gateway.upstream.pool import Pool, request_head
 from gateway.upstream.wire import Broken, Connection
 
@@ -26,7 +25,8 @@ Rewrite = Callable[[bytes], bytes | None]
 
 # RFC 9110 9.2.2.
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
-_WITHOUT_BODY: Final = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED))
+# RFC 9112 6.3.
+_WITHOUT_BODY: Final = frozenset((204, 304))
 # A body that is looked into may be this large; larger ones pass as they are.
 _MAX_REWRITTEN: Final = 1024 * 1024
 # socket(7): SO_LINGER on, for no time.
@@ -48,12 +48,12 @@ class Relayed:
     @property
     def chunked(self) -> bool:
         """Whether the body came without a length (RFC 9112 6.1)."""
-        return any(name.lower() == b"transfer-encoding" for name, _ in self.request.raw_headers)
+        return "Transfer-Encoding" in self.request.headers
 
     @property
     def has_body(self) -> bool:
         """Whether there is a body to send."""
-        return bool(self.prefix) or self.chunked or self.request.body_exists
+        return bool(self.prefix) or self.request.body_exists
 
     @property
     def may_repeat(self) -> bool:
@@ -71,16 +71,22 @@ class Relay:
     async def __call__(self, relayed: Relayed) -> web.StreamResponse:
         """Relay one request; raises `Refused` while nothing of an answer has gone to the client."""
         head = self._head(relayed)
-        for fresh in (False, True):
-            async with self._pool.connection(fresh=fresh) as connection:
-                try:
-                    return await _exchange(relayed, connection, head)
-                except Broken as error:
-                    if fresh or not connection.stale or not relayed.may_repeat:
-                        raise Refused(
-                            Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}"
-                        ) from error
-        raise AssertionError("unreachable")
+        connection = self._pool.take()
+        if connection is not None:
+            try:
+                return await _exchange(relayed, connection, head)
+            except Broken as error:
+                if not (connection.stale and relayed.may_repeat):
+                    raise _broke_off(error) from error
+            finally:
+                self._pool.give_back(connection)
+        connection = await self._pool.connect()
+        try:
+            return await _exchange(relayed, connection, head)
+        except Broken as error:
+            raise _broke_off(error) from error
+        finally:
+            self._pool.give_back(connection)
 
     def _head(self, relayed: Relayed) -> bytes:
         request = relayed.request
@@ -89,9 +95,13 @@ class Relay:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
         if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
             fields.insert(0, (b"Host", self._pool.address.authority.encode()))
-        if relayed.chunked:
+        if relayed.has_body and relayed.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)
+
+
+def _broke_off(error: Broken) -> Refused:
+    return Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}")
 
 
 async def _exchange(relayed: Relayed, connection: Connection, head: bytes) -> web.StreamResponse:
@@ -119,12 +129,16 @@ def _failure(upload: asyncio.Task[None]) -> BaseException | None:
 async def _answer(
     relayed: Relayed, connection: Connection, upload: asyncio.Task[None] | None = None
 ) -> web.StreamResponse:
-    message, stream = await _final_message(relayed, connection)
-    sent = await _Answer(relayed, message, stream).send()
+    message, stream = await connection.message()
+    while message.code < 200:  # RFC 9110 15.2, interim answers
+        if relayed.request.version >= (1, 1):
+            client_of(relayed.request).write(_head_of(message, end_to_end(message.raw_headers)))
+        message, stream = await connection.message()
+    written = await _Answer(relayed, message, stream).send()
     uploaded = upload is None or (upload.done() and not upload.cancelled() and upload.exception() is None)
     if uploaded and stream.is_eof() and not message.should_close:
         connection.finish()
-    return sent
+    return written
 
 
 async def _send_body(relayed: Relayed, connection: Connection) -> None:
@@ -150,143 +164,124 @@ async def _send_body(relayed: Relayed, connection: Connection) -> None:
         raise
 
 
-async def _final_message(relayed: Relayed, connection: Connection) -> tuple[RawResponseMessage, StreamReader]:
-    message, stream = await connection.message()
-    while message.code < HTTPStatus.OK:
-        if relayed.request.version >= (1, 1) and relayed.request.transport is not None:
-            relayed.request.transport.write(_status_line(message) + _lines(end_to_end(message.raw_headers)))
-        message, stream = await connection.message()
-    return message, stream
-
-
 class _Answer:
-    """The homeserver's answer on its way to the client."""
+    """The homeserver's answer on its way to the client. Raises `Broken` for one that can't be told from another."""
 
     def __init__(self, relayed: Relayed, message: RawResponseMessage, stream: StreamReader) -> None:
         self._relayed = relayed
-        self._request = relayed.request
         self._message = message
         self._stream = stream
         self._fields = end_to_end(message.raw_headers)
         self._bodyless = relayed.request.method == "HEAD" or message.code in _WITHOUT_BODY
-        # RFC 9112 6.3: a length beside a transfer coding means nothing.
-        if message.chunked:
-            self._fields = [field for field in self._fields if field[0].lower() != b"content-length"]
-        self._has_length = any(name.lower() == b"content-length" for name, _ in self._fields)
+        coding = message.headers.get("Transfer-Encoding")
+        if coding is not None:
+            if coding.lower() != "chunked":
+                raise Broken("its answer has a transfer coding that nobody asked for")
+            self._drop(b"content-length")  # RFC 9112 6.3: it means nothing there
+        self._has_length = coding is None and "Content-Length" in message.headers
+        whole_and_empty = stream.is_eof() and not stream.total_bytes and not self._bodyless
+        if whole_and_empty and self._has_length and message.headers["Content-Length"].strip("0"):
+            raise Broken("its answer has a length that no body has")  # 2^64 - 1, which is "none" to the parser
 
     async def send(self) -> web.StreamResponse:
-        body, ended = b"", False
+        """Write the answer at the client's pace."""
+        body = b""
         if self._relayed.rewrite is not None and self._is_plain_json():
-            body, ended = await self._read_for_rewriting()
-            rewritten = self._relayed.rewrite(body) if ended else None
-            if rewritten is not None:
-                body = rewritten
-                dropped = {b"content-length", b"etag"}
-                self._fields = [field for field in self._fields if field[0].lower() not in dropped]
-                self._fields.append((b"Content-Length", b"%d" % len(body)))
-                self._has_length = True
+            body = await self._rewritten(self._relayed.rewrite)
         return await self._stream_out(body)
 
     async def _stream_out(self, body: bytes) -> web.StreamResponse:
-        version = self._request.version
-        chunked = not self._bodyless and not self._has_length and version >= (1, 1)
+        client, stream = client_of(self._relayed.request), self._stream
+        chunked = not self._bodyless and not self._has_length and self._relayed.request.version >= (1, 1)
         keep_alive = self._keeps_alive(chunked=chunked)
-        fields = list(self._fields)
+        pending = self._head(chunked=chunked, keep_alive=keep_alive)
+        if not self._bodyless:
+            try:
+                if not body and stream.exception() is None:
+                    body = stream.read_nowait()
+                while not stream.at_eof():
+                    client.write(pending + _framed(body, chunked=chunked))
+                    pending = b""
+                    if client.writing_paused:
+                        await client.drained()
+                    body = await stream.readany()
+            except Broken:
+                _abort(client)
+                return WRITTEN_CLOSE
+            except BaseException:
+                _abort(client)  # or an answer to this failure would stand inside of this one
+                raise
+            pending += _framed(body, chunked=chunked)
+            if chunked:
+                pending += b"0\r\n\r\n"
+        client.write(pending)
+        if client.writing_paused:
+            await client.drained()
+        return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
+
+    def _head(self, *, chunked: bool, keep_alive: bool) -> bytes:
+        fields = self._fields
         if chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         if not keep_alive:
             fields.append((b"Connection", b"close"))
-        elif version == (1, 0):
+        elif self._relayed.request.version == (1, 0):
             fields.append((b"Connection", b"keep-alive"))
-        sent = _Sent(self._request, self._message.code, keep_alive=keep_alive)
-        pending = _status_line(self._message) + _lines(fields)
-        if self._bodyless:
-            sent.write(pending)
-            return sent
-        try:
-            if not body and not self._stream.exception():
-                body = self._stream.read_nowait()
-            while True:
-                if body:
-                    pending += b"%x\r\n%b\r\n" % (len(body), body) if chunked else body
-                if self._stream.at_eof():
-                    sent.write(pending + b"0\r\n\r\n" if chunked else pending)
-                    await sent.drain()
-                    return sent
-                sent.write(pending)
-                await sent.drain()
-                pending = b""
-                body = await self._stream.readany()
-        except Broken:
-            sent.abort()
-            return sent
-        except BaseException:
-            sent.abort()  # or an answer to this failure would stand inside of this one
-            raise
+        return _head_of(self._message, fields)
 
     def _keeps_alive(self, *, chunked: bool) -> bool:
-        if not self._request.keep_alive:
-            return False
-        # aiohttp 3.14 turns the last trailer field of a chunked request into a field of the next one.
-        if self._relayed.chunked:
-            return False
+        request = self._relayed.request
+        if not request.keep_alive or (self._relayed.has_body and "Upgrade" in request.headers):
+            return False  # aiohttp loses what follows the body of such a request
+        if request.version == (1, 0) and "Connection" not in request.headers:
+            return False  # RFC 9112 9.3; Proxy-Connection counts for the parser
         return self._bodyless or self._has_length or chunked
 
     def _is_plain_json(self) -> bool:
-        values = {name.lower(): value.strip().lower() for name, value in self._fields}
+        headers = self._message.headers
         return (
-            self._message.code == HTTPStatus.OK
-            and values.get(b"content-type", b"").partition(b";")[0].strip() == b"application/json"
-            and values.get(b"content-encoding", b"identity") == b"identity"
+            self._message.code == 200
+            and headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
+            and headers.get("Content-Encoding", "identity").lower() == "identity"
         )
 
-    async def _read_for_rewriting(self) -> tuple[bytes, bool]:
+    async def _rewritten(self, rewrite: Rewrite) -> bytes:
+        """Return the body, or as much of it as shows that it is too large to be looked into."""
         body = b""
-        while len(body) <= _MAX_REWRITTEN:
-            chunk = await self._stream.readany()
-            if not chunk:
-                return body, True
+        while chunk := await self._stream.readany():
             body += chunk
-        return body, False
+            if len(body) > _MAX_REWRITTEN:
+                return body
+        rewritten = rewrite(body)
+        if rewritten is None:
+            return body
+        self._drop(b"content-length", b"etag")
+        self._fields.append((b"Content-Length", b"%d" % len(rewritten)))
+        self._has_length = True
+        return rewritten
+
+    def _drop(self, *names: bytes) -> None:
+        self._fields = [field for field in self._fields if field[0].lower() not in names]
 
 
-class _Sent(web.StreamResponse):
-    """An answer that this file writes itself; aiohttp's server only learns that it is done and whether it goes on.
-
-    Rests on `StreamResponse._eof_sent` and `_keep_alive`, and on `BaseRequest.writer.drain`.
-    """
-
-    def __init__(self, request: web.BaseRequest, status: int, *, keep_alive: bool) -> None:
-        super().__init__(status=status)
-        self._transport = request.transport
-        self._writer: AbstractStreamWriter = request.writer
-        self._keep_alive = keep_alive
-        self._eof_sent = True
-
-    def write(self, data: bytes) -> None:  # type: ignore[override]
-        """Send octets to the client, unless it has gone."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait until the client has taken enough."""
-        await self._writer.drain()
-
-    def abort(self) -> None:
-        """Break the connection off, so that the client can't take a part for the whole."""
-        self._keep_alive = False
-        if self._transport is None or self._transport.is_closing():
-            return
-        if (connection := self._transport.get_extra_info("socket")) is not None:
-            # A reset: to a client of HTTP/1.0 a plain end would be the end of the body.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+def _framed(body: bytes, *, chunked: bool) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body) if chunked and body else body
 
 
-def _status_line(message: RawResponseMessage) -> bytes:
+def _head_of(message: RawResponseMessage, fields: Sequence[Field]) -> bytes:
     reason = (message.reason or "").encode("utf-8", "surrogateescape")
-    return b"HTTP/1.1 %d %b\r\n" % (message.code, reason)
+    lines = [b"HTTP/1.1 %d %b" % (message.code, reason)]
+    lines += [name + b": " + value for name, value in fields]
+    lines += (b"", b"")
+    return b"\r\n".join(lines)
 
 
-def _lines(fields: Collection[Field]) -> bytes:
-    return b"".join(name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n"
+def _abort(client: ClientProtocol) -> None:
+    """Break the connection off, so that the client can't take a part for the whole."""
+    transport = client.transport
+    if transport is None or transport.is_closing():
+        return
+    if (connection := transport.get_extra_info("socket")) is not None:
+        # A reset: to a client of HTTP/1.0 a plain end would be the end of the body.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()

@@ -4,31 +4,35 @@ aiohttp's low-level server reads requests (its strict parser, keep-alive and dra
 how an unreadable request is answered: Matrix JSON, and no traceback in the log for what a stranger sends.
 """
 
+import asyncio
+import functools
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import _ErrInfo
 from pydantic import BeforeValidator, Field, field_validator
 
-from gateway.core.headers import Hop, is_trusted
-from gateway.core.routing import Route, route
+from gateway.core.headers import Hop, is_host, is_trusted
+from gateway.core.routing import REFUSED_METHODS, Route, route
 from gateway.errors import Refusal, Refused, Unusable
+from gateway.http1 import ClientProtocol, answer_as_http_1_1
 from gateway.logs import Logger
 from gateway.settings import Table
-from gateway.upstream.wire import break_body
-from gateway.web.answers import refusal
+from gateway.web.answers import refusal, unreadable
 from gateway.web.login import Login
 from gateway.web.relay import Relay, Relayed
 
 _VERSIONS: Final = frozenset(((1, 0), (1, 1)))
-# A /sync with a filter in its query may have 64 KiB.
-_MAX_LINE: Final = 2**16
+_MAX_HOPS: Final = 10_000
+# Octets of a request body that wait for the homeserver before the client is held back.
+_READ_LIMIT: Final = 2**16
+# Connections that wait to be taken: many clients come back at once after a restart.
+_BACKLOG: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def _network(value: object) -> object:
 
 
 class ServerSettings(Table):
-    """The `[server]` table; `drain_timeout` in seconds, `max_login_body` in bytes."""
+    """The `[server]` table: times in seconds, sizes in bytes."""
 
     listen: list[str] = ["127.0.0.1:8010"]
     admin_listen: str = "127.0.0.1:9010"
@@ -79,7 +83,14 @@ class ServerSettings(Table):
         IPv6Network("::1/128"),
     ]
     drain_timeout: float = Field(35, ge=0)
+    keepalive_timeout: float = Field(75, gt=0)
+    head_timeout: float = Field(60, gt=0)
+    max_request_line: int = Field(65536, ge=1024)
+    max_header_field: int = Field(16384, ge=1024)
+    max_header_fields: int = Field(100, ge=10)
+    max_connections_per_address: int = Field(0, ge=0)
     max_login_body: int = Field(65536, ge=1024)
+    reuse_port: bool = False
     via: str = ""
 
     @field_validator("listen")
@@ -114,43 +125,58 @@ class Gateway:
     login: Login
     relay: Relay
     log: Logger
+    # What is known of each peer; reading addresses takes longer than anything else here.
+    _hops: dict[str, Hop] = field(default_factory=dict, init=False, repr=False)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
         try:
-            response = await self._routed(request)
+            return await self._routed(request)
         except Refused as refused:
             say = self.log.warning if refused.status >= 500 else self.log.info
             say("request_refused", refusal=refused.refusal.name.lower(), reason=refused.reason)
             response = refusal(refused)
             if refused.refusal in {Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED}:
                 response.force_close()
-        if "Transfer-Encoding" in request.headers:
-            # aiohttp 3.14 turns the last trailer field of a chunked request into a field of the next one.
-            response.force_close()
-        return response
+            return response
 
-    async def _routed(self, request: web.BaseRequest) -> web.StreamResponse:
-        destination = route(request.method, "")
-        if destination is Route.REFUSE:
+    def _routed(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if request.method in REFUSED_METHODS:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
         if request.version not in _VERSIONS:
+            answer_as_http_1_1(request)
             raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
-        if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":  # RFC 9112 6.1: we know no other
-            raise Refused(Refusal.BAD_REQUEST, "The request has a transfer coding other than chunked")
+        _check_framing(request)
         target = origin_form(request)
-        hop = self._hop(request)
+        hop = self._hop(request.remote or "")
         match route(request.method, target):
             case Route.LOGIN:
-                return await self.login.log_in(request, target, hop)
+                return self.login.log_in(request, target, hop)
             case Route.LOGIN_FLOWS:
-                return await self.login.flows(request, target, hop)
-            case _:
-                return await self.relay(Relayed(request, target, hop))
+                return self.login.flows(request, target, hop)
+            case Route.RELAY:
+                return self.relay(Relayed(request, target, hop))
 
-    def _hop(self, request: web.BaseRequest) -> Hop:
-        peer = request.remote or ""
-        return Hop(peer, request.scheme, is_trusted(peer, self.settings.trusted_proxies))
+    def _hop(self, peer: str) -> Hop:
+        hop = self._hops.get(peer)
+        if hop is None:
+            hop = Hop(peer, "http", is_trusted(peer, self.settings.trusted_proxies))
+            if len(self._hops) >= _MAX_HOPS:
+                self._hops.clear()
+            self._hops[peer] = hop
+        return hop
+
+
+def _check_framing(request: web.BaseRequest) -> None:
+    """Refuse what aiohttp's parser takes and a server behind us could read differently."""
+    headers = request.headers
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and (coding.lower() != "chunked" or request.version == (1, 0)):  # RFC 9112 6.1
+        raise Refused(Refusal.BAD_REQUEST, "The request has a transfer coding that is not understood here")
+    if not request.body_exists and headers.get("Content-Length", "0").strip("0"):  # 2^64 - 1 is "none" to the parser
+        raise Refused(Refusal.BAD_REQUEST, "The request has a length that no body has")
+    if not is_host(headers.get("Host", "")):
+        raise Refused(Refusal.BAD_REQUEST, "The request has a Host that is none")
 
 
 def origin_form(request: web.BaseRequest) -> str:
@@ -171,46 +197,52 @@ def origin_form(request: web.BaseRequest) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-class _ClientConnection(web.RequestHandler):
-    """aiohttp's server side of a connection, with our answer to what it can't read."""
-
-    __slots__ = ()
-
-    def data_received(self, data: bytes) -> None:
-        """Read on; aiohttp 3.14 leaves whoever reads a body waiting for ever when the rest of it can't be read."""
-        super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-            request = self._current_request
-            if request is not None and not request.content.is_eof():
-                break_body(self._loop, request.content, web.RequestPayloadError("The request body can't be read"))
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer a request that can't be read; a fault of our own is logged with its traceback by aiohttp."""
-        if isinstance(exc, ConnectionError):
-            raise exc  # the client has gone; nobody is there to be answered
-        if exc is None or status >= 500:
-            return super().handle_error(request, status, exc, message)
-        self.logger.debug("unreadable request from %s: %s", request.remote, type(exc).__name__)
-        response = refusal(Refused(Refusal.BAD_REQUEST, "The request could not be read"))
-        response.force_close()
-        return response
-
-    def log_exception(self, *args: object, **kw: object) -> None:
-        """Log a fault of ours; a body that broke off while nobody wanted the rest of it is none."""
-        error = kw.get("exc_info")
-        if not isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
-            super().log_exception(*args, **kw)
-
-
 class _Server(web.Server):
+    """aiohttp's server with our side of a connection, and a bound on the connections of one address."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        settings = gateway.settings
+        super().__init__(gateway, handler_cancellation=True)
+        self._most = settings.max_connections_per_address
+        self._open: Counter[str] = Counter()
+        self._protocol = functools.partial(
+            ClientProtocol,
+            self,
+            loop=asyncio.get_running_loop(),
+            head_timeout=settings.head_timeout,
+            answer=unreadable,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=settings.keepalive_timeout,
+            max_line_size=settings.max_request_line,
+            max_field_size=settings.max_header_field,
+            max_headers=settings.max_header_fields,
+            read_bufsize=_READ_LIMIT,
+        )
+
     def __call__(self) -> web.RequestHandler:
-        return _ClientConnection(self, loop=self._loop, **self._kwargs)
+        return self._protocol()
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Take a connection, unless its address has as many as it may."""
+        super().connection_made(handler, transport)
+        if self._most and (address := _address(handler)):
+            self._open[address] += 1
+            if self._open[address] > self._most:
+                transport.abort()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        super().connection_lost(handler, exc)
+        if self._most and (address := _address(handler)):
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
+
+
+def _address(handler: web.RequestHandler) -> str:
+    peer = handler.peername
+    return peer[0] if isinstance(peer, tuple) else ""
 
 
 @asynccontextmanager
@@ -220,20 +252,16 @@ async def listening(gateway: Gateway) -> AsyncIterator[Sequence[str]]:
     Yields the addresses; raises `Unusable` for one that can't be had.
     """
     settings = gateway.settings
-    server = _Server(
-        gateway,
-        handler_cancellation=True,
-        access_log=None,
-        auto_decompress=False,
-        max_line_size=_MAX_LINE,
-        max_field_size=_MAX_LINE,
-    )
-    async with sites(server, settings.listen, settings.drain_timeout) as addresses:
+    async with sites(
+        _Server(gateway), settings.listen, settings.drain_timeout, reuse_port=settings.reuse_port
+    ) as addresses:
         yield addresses
 
 
 @asynccontextmanager
-async def sites(server: web.Server, addresses: Sequence[str], drain_timeout: float) -> AsyncIterator[Sequence[str]]:
+async def sites(
+    server: web.Server, addresses: Sequence[str], drain_timeout: float, *, reuse_port: bool = False
+) -> AsyncIterator[Sequence[str]]:
     """Serve `server` on `addresses`; raises `Unusable` for one that can't be had."""
     # aiohttp waits this long twice: for the handlers, then for what they still send.
     runner = web.ServerRunner(server, shutdown_timeout=drain_timeout / 2)
@@ -241,7 +269,7 @@ async def sites(server: web.Server, addresses: Sequence[str], drain_timeout: flo
     try:
         for text in addresses:
             try:
-                await _site(runner, parse_listen(text)).start()
+                await _site(runner, parse_listen(text), reuse_port=reuse_port).start()
             except OSError as error:
                 raise Unusable(f"Can't listen on {text}: {error.strerror or error}.") from error
         yield [_bound(address) for address in runner.addresses]
@@ -249,10 +277,10 @@ async def sites(server: web.Server, addresses: Sequence[str], drain_timeout: flo
         await runner.cleanup()
 
 
-def _site(runner: web.ServerRunner, listen: Listen) -> web.BaseSite:
+def _site(runner: web.ServerRunner, listen: Listen, *, reuse_port: bool) -> web.BaseSite:
     if listen.unix_path:
         return web.UnixSite(runner, listen.unix_path)
-    return web.TCPSite(runner, listen.host, listen.port, backlog=1024, reuse_address=True)
+    return web.TCPSite(runner, listen.host, listen.port, backlog=_BACKLOG, reuse_address=True, reuse_port=reuse_port)
 
 
 def _bound(address: object) -> str:

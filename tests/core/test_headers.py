@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.headers import Field, Hop, client_address, end_to_end, is_trusted, to_homeserver
+from gateway.core.headers import Field, Hop, client_address, end_to_end, is_host, is_trusted, to_homeserver
 
 TRUSTED = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("::1/128")]
 STRANGER = Hop("192.0.2.1", "http", trusted=False)
@@ -65,10 +65,35 @@ def test_what_a_stranger_says_of_itself_is_replaced() -> None:
     ]
 
 
-def test_what_a_trusted_proxy_says_passes_and_only_the_rest_is_added() -> None:
-    fields = [(b"Host", b"h"), (b"X-Forwarded-For", b"192.0.2.9, 10.0.0.1"), (b"X-Forwarded-Proto", b"https")]
+def test_what_a_trusted_proxy_says_passes_and_nothing_is_added_to_it() -> None:
+    fields = [(b"Host", b"h"), (b"X-Forwarded-For", b"192.0.2.9, 10.0.0.1")]
 
-    assert to_homeserver(fields, PROXY) == [*fields, (b"X-Forwarded-Host", b"h")]
+    assert to_homeserver(fields, PROXY) == fields
+
+
+def test_where_a_trusted_proxy_says_nothing_it_is_the_client() -> None:
+    assert to_homeserver([(b"Host", b"h")], PROXY) == [
+        (b"Host", b"h"),
+        (b"X-Forwarded-For", b"127.0.0.1"),
+        (b"X-Forwarded-Proto", b"http"),
+        (b"X-Forwarded-Host", b"h"),
+    ]
+
+
+def test_connection_can_not_take_away_what_a_proxy_says() -> None:
+    fields = [(b"Host", b"h"), (b"X-Forwarded-For", b"192.0.2.9"), (b"Connection", b"X-Forwarded-For")]
+
+    assert to_homeserver(fields, PROXY) == fields[:2]
+
+
+@pytest.mark.parametrize("host", ["example.org", "example.org:8448", "[2001:db8::1]:80", "1.2.3.4", "a_b", ""])
+def test_a_name_or_an_address_with_a_port_is_a_host(host: str) -> None:
+    assert is_host(host)
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b", "u@h", "h:x", "[::1", "h\\", "h#", "h?", "\xe4", "h:1:2"])
+def test_anything_else_is_no_host(host: str) -> None:
+    assert not is_host(host)
 
 
 def test_via_is_added_where_a_name_is_given() -> None:
@@ -93,6 +118,9 @@ def test_trust_goes_by_address(peer: str, *, trusted: bool) -> None:
         (PROXY, [b"6.6.6.6", b"192.0.2.9"], "192.0.2.9"),
         (PROXY, [b"10.0.0.3, 10.0.0.2"], "10.0.0.3"),
         (PROXY, [b"nonsense"], "127.0.0.1"),
+        (PROXY, [b"192.0.2.9:4711"], "192.0.2.9"),
+        (PROXY, [b"[2001:db8::1]:4711"], "2001:db8::1"),
+        (PROXY, [b"[2001:db8::1]"], "2001:db8::1"),
     ],
 )
 def test_the_client_is_the_first_from_the_right_that_is_no_trusted_proxy(

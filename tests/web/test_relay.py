@@ -479,17 +479,60 @@ async def test_a_second_answer_that_nobody_asked_for_never_reaches_the_next_clie
         assert upstream.connections == 3
 
 
-async def test_a_trailer_never_becomes_a_field_of_the_next_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+async def test_a_trailer_never_becomes_a_field_of_the_next_request(step: int, tmp_path: Path) -> None:
     script = Script(OK)
     request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
-    body = b"1\r\na\r\n0\r\nAuthorization: Bearer smuggled\r\n\r\n"
+    request += b"5\r\na\r\n\r\n\r\n0\r\nX: y\r\nAuthorization: Bearer smuggled\r\n\r\n"
+    octets = request * 3 + get(b"/next")
     async with before(tmp_path, script) as (gateway, _), connected(gateway.port) as client:
-        await client.send(request + body + get(b"/next"))
-        assert b"Connection: close" in await client.head()
         async with asyncio.timeout(SOON):
-            assert await client.rest() == b"{}"
-    assert len(script.requests) == 1
-    assert b"smuggled" not in script.requests[0]
+            for start in range(0, len(octets), step):
+                await client.send(octets[start : start + step])
+                if step < 5:
+                    await asyncio.sleep(0)
+            assert [(await client.answer())[-2:] for _ in range(4)] == [b"{}"] * 4
+    assert [lines_of(seen)[0] for seen in script.requests[-1:]] == [b"GET /next HTTP/1.1"]
+    assert len(script.requests) == 4
+    assert b"smuggled" not in b"".join(script.requests)
+
+
+async def test_trailers_wait_with_a_homeserver_that_takes_its_time(tmp_path: Path) -> None:
+    """What comes behind a chunked request is held back with it, and parsed apart all the same."""
+    taken = asyncio.Event()
+    requests: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await taken.wait()
+        while True:
+            requests.append(await read_message(reader))
+            writer.write(OK)
+
+    chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
+    request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
+    octets = request + chunk * 160 + b"0\r\nAuthorization: Bearer smuggled\r\n\r\n" + get(b"/next")
+    async with before(tmp_path, handler) as (gateway, _), connected(gateway.port) as client:
+        async with asyncio.timeout(SOON):
+            sending = asyncio.create_task(client.send(octets))
+            await asyncio.sleep(0.2)
+            taken.set()
+            assert [(await client.answer())[-2:] for _ in range(2)] == [b"{}"] * 2
+            await sending
+    assert requests[0].partition(b"\r\n\r\n")[2].count(b"a") >= 160 * 65536
+    assert lines_of(requests[1])[0] == b"GET /next HTTP/1.1"
+    assert b"smuggled" not in requests[1]
+
+
+async def test_many_requests_at_once_with_trailers_are_all_answered(tmp_path: Path) -> None:
+    script = Script(OK)
+    request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request += b"1\r\na\r\n0\r\nAuthorization: Bearer smuggled\r\n\r\n"
+    async with before(tmp_path, script) as (gateway, _), connected(gateway.port) as client:
+        async with asyncio.timeout(SOON):
+            await client.send(request * 200)
+            assert [(await client.answer())[-2:] for _ in range(200)] == [b"{}"] * 200
+    assert len(script.requests) == 200
+    assert b"smuggled" not in b"".join(script.requests)
 
 
 async def test_an_upgrade_is_declined_and_the_connection_goes_on(tmp_path: Path) -> None:
@@ -511,3 +554,49 @@ async def test_pipelined_requests_are_answered_in_their_order(tmp_path: Path) ->
         await client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: example.org\r\n\r\n" % number for number in range(4)))
         assert [(await client.answer())[-1:] for _ in range(4)] == [b"0", b"1", b"2", b"3"]
     assert [lines_of(request)[0].split()[1] for request in script.requests] == [b"/0", b"/1", b"/2", b"/3"]
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+)
+async def test_a_client_that_only_stops_sending_is_answered(framing: bytes, tmp_path: Path) -> None:
+    script = Script(OK)
+    async with before(tmp_path, script) as (gateway, _), connected(gateway.port) as client:
+        await client.send(b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\n" + framing)
+        client.writer.write_eof()
+        async with asyncio.timeout(SOON):
+            assert (await client.rest()).endswith(b"\r\n\r\n{}")
+
+
+async def test_a_client_that_closes_ends_a_hanging_request(tmp_path: Path) -> None:
+    async with before(tmp_path, never) as (gateway, upstream), connected(gateway.port) as client:
+        await client.send(get(b"/_matrix/sync"))
+        await asyncio.sleep(0.05)
+        client.writer.close()
+        async with asyncio.timeout(2):
+            await upstream.ended.wait()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nabc",
+    ],
+)
+async def test_an_answer_that_can_not_be_passed_on_is_a_502_and_not_half_done(answer: bytes, tmp_path: Path) -> None:
+    async with before(tmp_path, Script(answer)) as (gateway, _):
+        got = await exchange(gateway.port, get())
+    assert got.startswith(b"HTTP/1.1 502 ")
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
+async def test_what_the_homeserver_sent_never_stands_in_the_log(tmp_path: Path) -> None:
+    upstream = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"access_token":"syt_secret"}\r\n\r\n'
+    async with before(tmp_path, Script(b'{"access_token":"syt_secret"}\r\n\r\n', upstream)) as (gateway, _):
+        for _ in range(3):
+            await exchange(gateway.port, get())
+        assert "request_refused" in gateway.log
+        assert "syt_secret" not in gateway.log

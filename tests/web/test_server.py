@@ -1,9 +1,12 @@
 """The public side: what is refused before it reaches anybody, what can be listened on, and how it ends."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from gateway.errors import Unusable
 from gateway.web.server import Listen, ServerSettings, parse_listen
@@ -61,8 +64,16 @@ REFUSED = {
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/1.2": (b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400),
-    "a huge field": (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 70000 + b"\r\n\r\n", 400),
-    "too many fields": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n" * 5000 + b"\r\n", 400),
+    "a huge field": (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 17000 + b"\r\n\r\n", 431),
+    "too many fields": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n" * 101 + b"\r\n", 431),
+    "a huge target": (b"GET /" + b"a" * 65536 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431),
+    "a length that is none to the parser": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 18446744073709551615\r\n\r\n",
+        400,
+    ),
+    "a host with a space": (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    "a host with a path": (b"GET / HTTP/1.1\r\nHost: example.org/x\r\n\r\n", 400),
+    "a host with a user": (b"GET / HTTP/1.1\r\nHost: a@example.org\r\n\r\n", 400),
 }
 
 
@@ -79,21 +90,22 @@ async def test_what_can_be_read_in_two_ways_is_refused_and_reaches_nobody(
     start, _, body = answer.partition(b"\r\n")
     assert start.split()[1] == b"%d" % status, answer
     assert b"Access-Control-Allow-Origin: *\r\n" in body
-    assert b'"errcode": "M_UN' in body
+    assert (b'"errcode": "M_UN' in body) == (status != 431)
     assert answer.count(b"HTTP/1.") == 1
     assert "Traceback" not in caplog.text
 
 
-async def test_a_path_of_a_chunked_login_can_not_carry_a_trailer_into_the_next_request(
+async def test_a_chunked_login_can_not_carry_a_trailer_into_the_next_request(
     gateway: RunningGateway, homeserver: FakeHomeserver
 ) -> None:
     body = b'{"type": "org.matrix.login.jwt", "token": "abc"}'
     request = b"POST " + LOGIN.encode() + b" HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
     request += b"%x\r\n%b\r\n0\r\nAuthorization: Bearer smuggled\r\n\r\n" % (len(body), body)
-    async with asyncio.timeout(5):
-        answer = await exchange(gateway.port, request + b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 403 ")
-    assert homeserver.seen == []
+    async with asyncio.timeout(5), connected(gateway.port) as client:
+        await client.send(request + b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await client.answer()).startswith(b"HTTP/1.1 403 ")
+        assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+    assert [seen.values("Authorization") for seen in homeserver.seen] == [[]]
 
 
 async def test_an_answer_of_ours_keeps_the_connection(gateway: RunningGateway) -> None:
@@ -103,6 +115,97 @@ async def test_an_answer_of_ours_keeps_the_connection(gateway: RunningGateway) -
         for _ in range(3):
             await client.send(request)
             assert (await client.answer()).startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_head_that_takes_too_long_is_a_408_and_others_go_on(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    server = {"head_timeout": 0.2}
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway, connected(gateway.port) as client:
+        await client.send(b"GET /_matrix/client/versions HTTP/1.1\r\nHost: exa")
+        assert (await gateway.call("GET", "/_matrix/client/versions")).status == 200
+        async with asyncio.timeout(2):
+            answer = await client.rest()
+    assert b" 408 " in answer.partition(b"\r\n")[0]
+    assert b'"errcode": "M_UNKNOWN"' in answer
+
+
+async def test_a_head_may_come_in_pieces_and_a_body_take_its_time(tmp_path: Path) -> None:
+    script = Script(OK)
+    async with RawServer(script).running() as upstream:
+        async with running_gateway(tmp_path, upstream.url, server={"head_timeout": 0.3}) as gateway:
+            async with connected(gateway.port) as client:
+                for piece in (b"POST / HT", b"TP/1.1\r\n" + HOST, b"Content-Length: 2\r\n\r\n", b"", b"", b"", b"ab"):
+                    await client.send(piece)
+                    await asyncio.sleep(0.1)
+                assert (await client.answer()).endswith(b"{}")
+    assert script.requests[0].endswith(b"\r\n\r\nab")
+
+
+async def test_a_connection_that_is_idle_too_long_is_closed(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    server = {"keepalive_timeout": 0.2}
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway, connected(gateway.port) as client:
+        await client.send(b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n")
+        await client.answer()
+        async with asyncio.timeout(2):
+            assert await client.rest() == b""
+
+
+async def test_an_address_has_no_more_connections_than_it_may(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    request = b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n"
+    server = {"max_connections_per_address": 2}
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway:
+        async with connected(gateway.port) as one, connected(gateway.port) as two:
+            for client in (one, two):
+                await client.send(request)
+                await client.answer()
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                async with connected(gateway.port) as three:
+                    await three.send(request)
+                    await three.answer()
+            await one.send(request)
+            await one.answer()
+        await asyncio.sleep(0.05)
+        async with connected(gateway.port) as again:
+            await again.send(request)
+            await again.answer()
+
+
+RESETS = """
+import socket, struct, sys
+for _ in range(20):
+    client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sendall(b"GET /spoofed HTTP/1.1\\r\\nHost: h\\r\\nX-Forwarded-For: 6.6.6.6\\r\\n\\r\\n")
+    client.close()
+"""
+
+
+def test_a_client_that_resets_its_connection_is_nobody_who_is_trusted(tmp_path: Path) -> None:
+    """On the loop of `serve`, which asks the system for a peer only when it is needed."""
+
+    async def serve() -> bytes:
+        script = Script(OK)
+        async with RawServer(script).running() as upstream:
+            async with running_gateway(tmp_path, upstream.url, server={"trusted_proxies": []}) as gateway:
+                await asyncio.to_thread(subprocess.run, [sys.executable, "-c", RESETS, str(gateway.port)], check=True)
+                await exchange(gateway.port, b"GET /end HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+        return b"".join(script.requests)
+
+    seen = uvloop.run(serve())
+    assert b"GET /end " in seen
+    assert b"6.6.6.6" not in seen
+
+
+async def test_several_gateways_share_an_address_where_that_is_configured(
+    tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int
+) -> None:
+    server = {"listen": [f"127.0.0.1:{unused_tcp_port}"], "reuse_port": True}
+    async with running_gateway(tmp_path, homeserver.url, server=server) as one:
+        async with running_gateway(tmp_path, homeserver.url, server=server):
+            for _ in range(20):
+                assert (await one.call("GET", "/_matrix/client/versions")).status == 200
+        assert (await one.call("GET", "/_matrix/client/versions")).status == 200
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ class AppserviceSessions:
             value = getattr(request, name)
             if value is not None:
                 body[name] = value
-        reply = await self.homeserver.call("POST", "/_matrix/client/v3/login", body, client)
+        # Not twice: the homeserver may have opened a session that nobody would know of.
+        reply = await self.homeserver.call("POST", "/_matrix/client/v3/login", body, client, repeat=False)
         if reply.status != 200:
             if (reply.status, reply.errcode) in _UNKNOWN_USER:
                 raise UnknownUser

@@ -1,0 +1,288 @@
+"""HTTP/1.1 on aiohttp: all that the gateway uses of its inner parts, and the faults in them that it mends.
+
+The rule of this file: what is not in aiohttp's public interface is touched here and nowhere else. Its tests fail when
+a new version changes one of these parts, or no longer needs a mend; the version range in pyproject.toml says so.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import HttpRequestParser, HttpResponseParser, RawRequestMessage, RawResponseMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+
+Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
+# Seconds that a client which sends no more has for its answer: a hanging /sync must not stay at the homeserver.
+_HALF_CLOSED: Final = 0.5
+_TOO_MANY_FIELDS: Final = "Too many headers received"
+# Homeservers answer with heads far below this; it only bounds a broken one.
+_MAX_ANSWER_LINE: Final = 2**16
+_MAX_ANSWER_FIELDS: Final = 1024
+
+
+def break_body(loop: asyncio.AbstractEventLoop, body: StreamReader, error: Exception) -> None:
+    """Make whoever reads a body fail.
+
+    Once more when readers have run: aiohttp 3.14 loses it for a reader that the end of a chunk woke just before.
+    """
+    body.set_exception(error)
+    loop.call_soon(body.set_exception, error)
+
+
+class Written:
+    """The answer that was written past aiohttp; its server only learns whether the connection goes on."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Do nothing: the head is on its way."""
+
+    async def write_eof(self) -> None:
+        """Do nothing: so is the body."""
+
+
+# What a handler returns that has written its answer itself; aiohttp asks no more of it than these methods.
+WRITTEN_KEEP: Final = cast("web.StreamResponse", Written(keep_alive=True))
+WRITTEN_CLOSE: Final = cast("web.StreamResponse", Written(keep_alive=False))
+
+
+class UpstreamProtocol(BaseProtocol):
+    """The client's side of a connection: aiohttp's response parser and its flow control."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, read_limit: int) -> None:
+        super().__init__(loop)
+        self.loop = loop
+        self._read_limit = read_limit
+
+    def expect_answer(self, method: str) -> None:
+        """Get ready for the answer to a request.
+
+        With a new parser (0.6 us): only its constructor can say that the answer to a HEAD has no body, and what a
+        homeserver sent behind its last answer must not become the beginning of the next one.
+        """
+        self._parser = HttpResponseParser(
+            self,
+            self._loop,
+            self._read_limit,
+            max_line_size=_MAX_ANSWER_LINE,
+            max_field_size=_MAX_ANSWER_LINE,
+            max_headers=_MAX_ANSWER_FIELDS,
+            response_with_body=method != "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+        )
+
+    def parse(self, data: bytes) -> tuple[Sequence[Message], bool]:
+        """Return the answers whose heads these octets complete, and whether the protocol was switched.
+
+        Raises `HttpProcessingError` for what is no HTTP. No octets: a reader that was held back goes on.
+        """
+        if self._parser is None:
+            return (), False
+        messages, upgraded, _tail = self._parser.feed_data(data)
+        return messages, upgraded
+
+    def parse_end(self) -> None:
+        """Say that no more comes; raises `HttpProcessingError` when the body that is read needs more."""
+        if self._parser is not None:
+            self._parser.feed_eof()
+
+    def stop_parsing(self) -> None:
+        """Take no more octets."""
+        self._parser = None
+
+    async def drained(self) -> None:
+        """Wait until the peer has taken enough; raises `ConnectionError` when it is gone."""
+        await self._drain_helper()
+
+
+class ClientProtocol(web.RequestHandler):
+    """The server's side of a connection. `head_timeout` (seconds) bounds how long the head of a request may take.
+
+    `answer` makes the answer to a request that can't be read, from its status.
+
+    Mends faults of aiohttp 3.14: a trailer field of a chunked request becomes a field of the next one; whoever reads
+    a body that turns out unreadable waits for ever; a request that asks for a WebSocket brings the first fault back.
+    """
+
+    __slots__ = ("_answer", "_body", "_chunked", "_head_timeout", "_head_timer", "_held", "_last_octets")
+
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        head_timeout: float,
+        answer: Callable[[int], web.Response],
+        **options: Any,
+    ) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._head_timeout = head_timeout
+        self._answer = answer
+        self._head_timer: asyncio.TimerHandle | None = None
+        # The body of the last request that was parsed.
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self._chunked = False
+        self._last_octets = b""
+        self._held = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, but never the end of a chunked request and the next one in one go.
+
+        A chunked request ends with CRLF CRLF (RFC 9112 7.1), and so does a head: octets are parsed up to each of
+        these, and the request after a chunked one gets a new parser.
+        """
+        if self._held:
+            data, self._held = self._held + data, b""
+        start, size = 0, len(data)
+        while True:
+            # Held back by whoever reads the body, or because the client sent many requests at once.
+            if self._reading_paused or len(self._messages) >= self._max_msg_queue_size:
+                self._held = data[start:]
+                return
+            end = self._end_of_piece(data, start)
+            self._parse(data if end - start == size else data[start:end])
+            start = end
+            if start >= size:
+                return
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a connection, unless nobody can say any more whose it is.
+
+        Asked for at once and kept: uvloop asks the system only then, which does not know it any more after a reset.
+        """
+        super().connection_made(transport)
+        if self.peername is None and not isinstance(self.sockname, str):
+            transport.abort()  # type: ignore[attr-defined]
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what was asked, if that takes but a moment, and end the connection.
+
+        A client that sends no more may still read, or may have gone: TCP does not tell.
+        """
+        idle = self._waiter is not None and not self._messages
+        if idle or not self._body.is_eof() or self.transport is None:
+            return False  # nothing was asked, or only half of it
+        self._loop.call_later(_HALF_CLOSED, self.transport.close)
+        return True
+
+    def write(self, octets: bytes) -> None:
+        """Send octets past aiohttp, unless the client has gone."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(octets)
+
+    async def drained(self) -> None:
+        """Wait until the client has taken enough; raises `ConnectionError` when it is gone."""
+        await self._drain_helper()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget what has not been parsed."""
+        super().connection_lost(exc)
+        self._watch_head(complete=True)
+        self._held = b""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that can't be read; a fault of our own is logged with its traceback by aiohttp."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has gone; nobody is there to be answered
+        if exc is None or status >= 500:
+            return super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong) or message == _TOO_MANY_FIELDS:
+            status = 431
+        answer_as_http_1_1(request)
+        self.logger.debug("unreadable request from %s: %s", request.remote, type(exc).__name__)
+        response = self._answer(status)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: object, **kw: object) -> None:
+        """Log a fault of ours; a body that broke off while nobody wanted the rest of it is none."""
+        error = kw.get("exc_info")
+        if not isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
+            super().log_exception(*args, **kw)
+
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        if start == 0 and self._last_octets:  # it may have come in two parts
+            seam = (self._last_octets + data[:3]).find(_END_OF_HEAD)
+            if seam >= 0:
+                return seam + len(_END_OF_HEAD) - len(self._last_octets)
+        found = data.find(_END_OF_HEAD, start)
+        return len(data) if found < 0 else found + len(_END_OF_HEAD)
+
+    def _parse(self, piece: bytes) -> None:
+        known = self._request_count
+        super().data_received(piece)
+        self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
+        if self._request_count != known:
+            self._look_at(*self._messages[-1])
+        if self._head_timer is not None or (piece and self._request_count == known):
+            self._watch_head(complete=self._request_count != known)
+        if self._chunked and self._body.is_eof() and self._parser is not None:
+            self._chunked = False
+            self._parser = self._new_parser()
+        if self._upgraded and self._parser is not None:
+            # Declined at once, so that what follows is parsed like everything else.
+            self._parser.set_upgraded(False)
+            self._upgraded = False
+            tail, self._message_tail = self._message_tail, b""
+            self._parse(tail)
+
+    def _look_at(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
+        if not isinstance(message, _ErrInfo):
+            self._body, self._chunked = body, bool(message.chunked)
+        elif not self._body.is_eof():
+            break_body(self._loop, self._body, web.RequestPayloadError("The request body can't be read"))
+
+    def _new_parser(self) -> HttpRequestParser:
+        return HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
+
+    def _watch_head(self, *, complete: bool) -> None:
+        if complete and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        elif not complete and self._head_timer is None and self._waits_for_head():
+            self._head_timer = self._loop.call_later(self._head_timeout, self._head_takes_too_long)
+
+    def _waits_for_head(self) -> bool:
+        return self._waiter is not None and not self._waiter.done() and not self._messages
+
+    def _head_takes_too_long(self) -> None:
+        self._head_timer = None
+        waiter = self._waiter
+        if waiter is not None and self._waits_for_head():
+            error = TimeoutError("the head of a request took too long")
+            self._messages.append((_ErrInfo(status=408, exc=error, message=str(error)), EMPTY_PAYLOAD))
+            waiter.set_result(None)
+
+
+def answer_as_http_1_1(request: web.BaseRequest) -> None:
+    """Let the answer say what is spoken here (RFC 9112 2.3), not what the request said or did not say."""
+    request._cache["version"] = HttpVersion11  # noqa: SLF001 - that is what this file is for
+
+
+def client_of(request: web.BaseRequest) -> ClientProtocol:
+    """Return the connection that a request came on."""
+    return cast("ClientProtocol", request.protocol)
