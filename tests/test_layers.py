@@ -25,7 +25,16 @@ LEVELS = (
 IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "pathlib", "aiohttp", "sqlalchemy", "logging"}
 FOREIGN = {"aiohttp", "sqlalchemy", "sqlite3", "joserfc", "alembic"}
 # Where the exceptions of other libraries may be caught.
-EDGES = ("http1.py", "upstream/", "storage/", "web/", "core/tokens.py", "core/keys.py", "cli/synapse.py", "cli/demo.py")
+EDGES = (
+    "http1.py",
+    "upstream/",
+    "storage/",
+    "web/",
+    "core/tokens.py",
+    "core/keys.py",
+    "cli/synapse.py",
+    "cli/demo.py",
+)
 
 
 def part(path: Path) -> str:

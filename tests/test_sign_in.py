@@ -215,7 +215,7 @@ async def test_a_client_that_goes_away_leaves_nothing_half_done(
         await client.send(head.encode() + body)
         await until(lambda: homeserver.to(f"/{at}"))
         client.reset()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.7)  # longer than for a client that only sends no more
     go_on.set()
     if at == "register":
         await until(lambda: homeserver.sessions)
