@@ -2,6 +2,7 @@
 
 Straight as the application service, by Synapse's own JWT login, and by JWT through the gateway:
 
+    pip install -c requirements.lock --group benchmark -e .
     python -m tests.benchmarks.login [--logins N] [--rounds N] [--json FILE]
 
 The three take turns in short rounds, so that a machine whose speed drifts slows all of them alike. Every login makes

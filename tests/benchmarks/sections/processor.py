@@ -1,0 +1,102 @@
+"""Processor time of each proxy per request: the figure that a noisy machine moves least.
+
+The proxy is pinned to one core, upstream and load to others; the proxies take turns in short rounds, so that a
+machine whose speed drifts slows all of them alike.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.benchmarks import proxies
+from tests.benchmarks.loads import Load, Request, wrk
+from tests.benchmarks.plan import Plan, Report, table
+from tests.benchmarks.processes import processor_seconds
+from tests.benchmarks.proxies import CADDY, CLIENT_SESSION, GATEWAY, VERSIONS, Proxy, running_proxies
+from tests.benchmarks.upstreams import LARGE, MEDIUM, POSTED, running_nginx_upstream
+
+CONNECTIONS = 32
+CASES: Mapping[str, Request] = {
+    "small answer": Request(VERSIONS),
+    "4 KiB answer": Request(MEDIUM),
+    "64 KiB answer": Request(LARGE),
+    "4 KiB POST": Request(POSTED, b"p" * 4096),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Medians over the rounds; `failed` is the sum."""
+
+    case: str
+    proxy: str
+    microseconds_per_request: float
+    requests_per_second: float
+    failed: int
+
+
+def measure(plan: Plan) -> Report:
+    report = Report()
+    cores = plan.cores
+    samples: dict[tuple[str, str], list[tuple[float, Load]]] = {}
+    with running_nginx_upstream(plan.directory, [cores.upstream]) as (upstream, _):
+        with running_proxies(proxies.ALL, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
+            for proxy in [] if plan.quick else compared:
+                one_run(plan, proxy, CASES["64 KiB answer"], 1)  # warm-up
+            for number in range(plan.rounds):
+                for case, request in CASES.items():
+                    plan.say(f"processor: round {number + 1} of {plan.rounds}, {case}")
+                    for proxy in compared:
+                        found = one_run(plan, proxy, request, plan.seconds)
+                        samples.setdefault((case, proxy.name), []).append(found)
+    figures = [summary(case, name, found) for (case, name), found in samples.items()]
+    report.figures.extend(figures)
+    show(report, figures)
+    return report
+
+
+def one_run(plan: Plan, proxy: Proxy, request: Request, seconds: int) -> tuple[float, Load]:
+    """Return the microseconds of the proxy's processor time per request, and what wrk counted."""
+    before = processor_seconds(proxy.pid)
+    load = wrk(proxy.port, request, CONNECTIONS, seconds, plan.directory, [plan.cores.load])
+    return (processor_seconds(proxy.pid) - before) / max(load.requests, 1) * 1e6, load
+
+
+def summary(case: str, proxy: str, found: Sequence[tuple[float, Load]]) -> Figures:
+    return Figures(
+        case,
+        proxy,
+        round(statistics.median(cost for cost, _ in found), 1),
+        round(statistics.median(load.per_second for _, load in found)),
+        sum(load.failed for _, load in found),
+    )
+
+
+def show(report: Report, figures: Sequence[Figures]) -> None:
+    of = {(figure.case, figure.proxy): figure for figure in figures}
+    names = list(dict.fromkeys(figure.proxy for figure in figures))
+    for title, text in (
+        (f"Processor time per request, microseconds ({CONNECTIONS} connections)", microseconds),
+        ("Requests a second, the proxy on one core", per_second),
+    ):
+        rows = [[name, *(text(of[case, name]) for case in CASES)] for name in names]
+        report.tables.append(table(title, ["proxy", *CASES], rows))
+    for peer in (CADDY.name, CLIENT_SESSION.name):
+        if {peer, GATEWAY.name} <= set(names):
+            ratios = (f"{case} {ratio(of[case, GATEWAY.name], of[case, peer]):.2f}" for case in CASES)
+            report.notes.append(f"Processor time, gateway / {peer}: {', '.join(ratios)}.")
+    for figure in figures:
+        if figure.failed:
+            report.notes.append(f"{figure.proxy}, {figure.case}: {figure.failed} requests failed.")
+
+
+def microseconds(figure: Figures) -> str:
+    return f"{figure.microseconds_per_request:.1f}"
+
+
+def per_second(figure: Figures) -> str:
+    return f"{figure.requests_per_second:,.0f}"
+
+
+def ratio(one: Figures, other: Figures) -> float:
+    return one.microseconds_per_request / max(other.microseconds_per_request, 0.1)
