@@ -27,6 +27,7 @@ Rewrite = Callable[[bytes], bytes | None]
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 # RFC 9112 6.3.
 _WITHOUT_BODY: Final = frozenset((204, 304))
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 # A body that is looked into may be this large; larger ones pass as they are.
 _MAX_REWRITTEN: Final = 1024 * 1024
 # socket(7): SO_LINGER on, for no time.
@@ -43,6 +44,8 @@ class Relayed:
     prefix: bytes = b""
     without: Collection[bytes] = ()
     rewrite: Rewrite | None = None
+    # Whether the body goes up piece by piece, and whether a piece has gone.
+    streamed: bool = False
     body_sent: bool = False
 
     @property
@@ -58,7 +61,18 @@ class Relayed:
     @property
     def may_repeat(self) -> bool:
         """Whether the homeserver can't have acted on it, or acting twice does no harm."""
-        return not self.body_sent and (self.has_body or self.request.method in _IDEMPOTENT)
+        return not self.body_sent and (self.streamed or self.request.method in _IDEMPOTENT)
+
+    def take_body(self) -> bytes:
+        """Return the body, framed, if all of it is here already; any other is streamed."""
+        content = self.request.content
+        if not self.has_body:
+            return b""
+        if not content.is_eof() or content.exception() is not None:
+            self.streamed = True
+            return b""
+        body = _framed(self.prefix + content.read_nowait(), chunked=self.chunked)
+        return body + _LAST_CHUNK if self.chunked else body
 
 
 class Relay:
@@ -70,11 +84,11 @@ class Relay:
 
     async def __call__(self, relayed: Relayed) -> web.StreamResponse:
         """Relay one request; raises `Refused` while nothing of an answer has gone to the client."""
-        head = self._head(relayed)
+        octets = self._head(relayed) + relayed.take_body()
         connection = self._pool.take()
         if connection is not None:
             try:
-                return await _exchange(relayed, connection, head)
+                return await _exchange(relayed, connection, octets)
             except Broken as error:
                 if not (connection.stale and relayed.may_repeat):
                     raise _broke_off(error) from error
@@ -82,7 +96,7 @@ class Relay:
                 self._pool.give_back(connection)
         connection = await self._pool.connect()
         try:
-            return await _exchange(relayed, connection, head)
+            return await _exchange(relayed, connection, octets)
         except Broken as error:
             raise _broke_off(error) from error
         finally:
@@ -104,9 +118,9 @@ def _broke_off(error: Broken) -> Refused:
     return Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}")
 
 
-async def _exchange(relayed: Relayed, connection: Connection, head: bytes) -> web.StreamResponse:
-    connection.begin(relayed.request.method, head)
-    if not relayed.has_body:
+async def _exchange(relayed: Relayed, connection: Connection, octets: bytes) -> web.StreamResponse:
+    connection.begin(relayed.request.method, octets)
+    if not relayed.streamed:
         return await _answer(relayed, connection)
     # It ends with this function, so nothing can be lost.
     upload = asyncio.create_task(_send_body(relayed, connection))  # noqa: TID251 - held and awaited right here
@@ -150,13 +164,13 @@ async def _send_body(relayed: Relayed, connection: Connection) -> None:
         while True:
             if chunk:
                 relayed.body_sent = True
-                connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                connection.write(_framed(chunk, chunked=chunked))
                 await connection.drain()
             chunk = await content.readany()
             if not chunk:
                 break
         if chunked:
-            connection.write(b"0\r\n\r\n")
+            connection.write(_LAST_CHUNK)
     except Broken:
         return  # the answer, if one came, says why
     except Exception:
@@ -213,7 +227,7 @@ class _Answer:
                 raise
             pending += _framed(body, chunked=chunked)
             if chunked:
-                pending += b"0\r\n\r\n"
+                pending += _LAST_CHUNK
         client.write(pending)
         if client.writing_paused:
             await client.drained()
