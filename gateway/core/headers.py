@@ -91,9 +91,16 @@ def _without(fields: Sequence[Field], names: Sequence[bytes], dropped: frozenset
     if dropped.isdisjoint(names):
         return list(fields)
     if b"connection" in names:
-        named = b",".join(value for (_, value), name in zip(fields, names, strict=True) if name == b"connection")
-        dropped = dropped | ({token.strip().lower() for token in named.split(b",")} - _NEVER_NAMED)
+        for (_, value), name in zip(fields, names, strict=True):
+            if name == b"connection":
+                dropped = _with_named(dropped, value)
     return [field for field, name in zip(fields, names, strict=True) if name not in dropped]
+
+
+@functools.lru_cache(maxsize=256)
+def _with_named(dropped: frozenset[bytes], value: bytes) -> frozenset[bytes]:
+    """Return the names that are dropped when `Connection` has this value."""
+    return dropped | ({token.strip().lower() for token in value.split(b",")} - _NEVER_NAMED)
 
 
 @functools.lru_cache(maxsize=256)
