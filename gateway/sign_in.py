@@ -1,19 +1,21 @@
 """The story of a login: limits, token, identity, account, session.
 
-The order of effects: the row of a first login is committed as pending before the homeserver is asked to register the
-user, and becomes active after; every call to the homeserver may be repeated. So a crash at any point, and two first
-logins at once, end with one account and with both logins done. No transaction is open while the homeserver is asked.
+The order of effects: the row of a first login is committed before the homeserver is asked to register the user, and
+becomes active after; every call to the homeserver may be repeated. So a crash at any point, and two first logins at
+once, end with one account and with both logins done. No transaction is open while the homeserver is asked.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.core.accounts import (
     Account,
     AccountRules,
     Step,
     check_existence,
+    check_made,
     choose_account,
     next_step,
 )
@@ -29,11 +31,14 @@ from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
+from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
 
 When = Literal["never", "first_login", "every_login"]
+
+# How often a row that another login writes is looked at, in seconds; a registration takes 0.05 s or more.
+_LOOK_AGAIN: Final = 0.05
 
 
 class ProfileSettings(Table):
@@ -97,7 +102,7 @@ class SignIn:
         if not self.rules.verifier.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
         await self._use_up(claims, now)
-        account, first = await self._provide(identity, now)
+        account, first = await self._provide(identity)
         reply = await self._open_session(account, request, client)
         self.last_seen.note(account.localpart, now)
         self._set_profile_beside(account, identity, first=first)
@@ -121,29 +126,55 @@ class SignIn:
         if not unused:
             raise Refused(Refusal.ALREADY_USED)
 
-    async def _provide(self, identity: Identity, now: float) -> tuple[Account, bool]:
+    async def _provide(self, identity: Identity) -> tuple[Account, bool]:
         """Return the subject's account, which the homeserver has, and whether this made it ready."""
-        account = choose_account(await self.accounts.find(identity), identity)
-        step = next_step(account, self.rules.accounts)
-        if account is not None:
-            # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
-            check_allowed(account.localpart, self.rules.mapping.rules)
-            if step is Step.OPEN_SESSION:
-                return account, False
+        first = False
+        while True:
+            account = choose_account(await self.accounts.find(identity), identity)
+            step = next_step(account, self.rules.accounts, self.now())
+            if account is not None:
+                # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
+                check_allowed(account.localpart, self.rules.mapping.rules)
+                if step is Step.OPEN_SESSION:
+                    return account, first
+            if step is Step.WAIT:
+                await asyncio.sleep(_LOOK_AGAIN)
+            elif await self._make_ready(identity, account, step):
+                first = True
+
+    async def _make_ready(self, identity: Identity, account: Account | None, step: Step) -> bool:
+        """Bring the row and the account on the homeserver into being; False when another login was faster."""
         exists = False
         if step is Step.ASK_HOMESERVER:
             exists = await self.homeserver.exists(identity.user_id if account is None else self._user_id(account))
-            # Another first login of this subject may have made the account while we asked.
-            account = choose_account(await self.accounts.find(identity), identity)
+            if account is None and await self.accounts.find(identity):
+                return False
             check_existence(account, self.rules.accounts, exists=exists)
         if account is None:
-            account = choose_account(await self.accounts.claim(identity, int(now)), identity)
-            if account is None:
-                raise Refused(Refusal.DATABASE_UNAVAILABLE, reason="a row that was written is not there")
+            localpart = identity.localpart
+            ours = await self.accounts.claim(identity, int(self.now()))
+        else:
+            localpart = account.localpart
+            ours = await self.accounts.keep_pending(localpart)
+        if not ours:
+            return False
         if not exists:
-            await self.homeserver.register(account.localpart)
-        await self.accounts.activate(account.localpart)
-        return account, True
+            await self._register(localpart, claimed=account is None)
+        await self.accounts.activate(localpart)
+        return True
+
+    async def _register(self, localpart: str, *, claimed: bool) -> None:
+        """Have the account made. A row that this login `claimed` for it does not outlive a refusal."""
+        try:
+            made = await self.homeserver.register(localpart)
+            check_made(self.rules.accounts, made=made, claimed=claimed)
+        except (MaybeMade, asyncio.CancelledError):
+            await self.accounts.keep_pending(localpart)
+            raise
+        except (Refused, HomeserverAnswered):
+            if claimed:
+                await self.accounts.give_up(localpart)
+            raise
 
     async def _open_session(self, account: Account, request: LoginRequest, client: Client) -> Reply:
         try:

@@ -3,18 +3,23 @@
 import asyncio
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
 
+from gateway.core.accounts import REGISTRATION_SECONDS
 from tests.fake_homeserver import FLAVOURS, PALPO, FakeHomeserver, Fault, Flavour, User, running_homeserver
 from tests.raw_http import connected
 from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, RunningGateway, mint, running_gateway
 
 ALICE = f"@alice:{SERVER_NAME}"
+REFUSE = {"existing_accounts": "refuse"}
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ async def test_of_two_subjects_that_map_to_one_user_at_once_one_gets_it(
         ("register", Fault(breaks="head"), 502),
         ("register", Fault(breaks="after"), 502),
         ("register", Fault(breaks="body"), 502),
-        ("register", Fault((500, "M_UNKNOWN")), 502),
+        ("register", Fault((502, "M_UNKNOWN")), 502),
         ("login", Fault(breaks="head"), 502),
         ("login", Fault(breaks="after"), 502),
         ("login", Fault((503, "M_UNKNOWN")), 502),
@@ -135,6 +140,123 @@ async def test_an_account_that_is_there_is_refused_where_configured(flavour: Fla
             assert (await gateway.log_in(mint("bob"))).status == 200
         assert homeserver.sessions == {"syt_1": f"@bob:{SERVER_NAME}"}
     assert [row[0] for row in rows(tmp_path)] == ["bob"]
+
+
+def hide_users(homeserver: FakeHomeserver) -> None:
+    """Let profiles be hidden on software that does not say what it is."""
+    homeserver.faults["profile"] = Fault((404, "M_NOT_FOUND"), times=999)
+    homeserver.faults["version"] = Fault((404, "M_UNRECOGNIZED"), times=999)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+async def test_an_account_that_shows_itself_only_at_registration_is_refused_where_configured(
+    count: int, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.users["alice"] = User(password="of a person")
+    hide_users(homeserver)
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        for _ in range(2):
+            answers = await asyncio.gather(*(gateway.log_in(mint()) for _ in range(count)))
+            assert [answer.status for answer in answers] == [403] * count
+        assert "the account exists already" in gateway.log
+        assert (await gateway.log_in(mint("bob"))).status == 200
+    assert list(homeserver.sessions.values()) == [f"@bob:{SERVER_NAME}"]
+    assert [row[0] for row in rows(tmp_path)] == ["bob"]
+
+
+@pytest.mark.parametrize("refusal", [(500, "M_UNKNOWN"), (429, "M_LIMIT_EXCEEDED"), (400, "M_EXCLUSIVE")])
+@pytest.mark.parametrize("existing", ["link", "refuse"])
+async def test_a_registration_that_the_homeserver_refused_reserves_nothing(
+    refusal: tuple[int, str], existing: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["register"] = Fault(refusal)
+    async with running_gateway(tmp_path, homeserver.url, identity={"existing_accounts": existing}) as gateway:
+        assert (await gateway.log_in(mint())).status in {429, 502}
+        assert rows(tmp_path) == []
+        homeserver.users["alice"] = User(password="of a person", display_name="A")
+        assert (await gateway.log_in(mint())).status == (403 if existing == "refuse" else 200)
+
+
+@pytest.mark.parametrize("answer", [(502, "M_UNKNOWN"), (504, "")])
+async def test_an_answer_that_leaves_open_whether_the_account_was_made_keeps_the_name(
+    answer: tuple[int, str], tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["register"] = Fault(answer)
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        assert (await gateway.log_in(mint())).status == 502
+        assert rows(tmp_path) == [("alice", "alice", "pending")]
+        homeserver.users["alice"] = User()
+        assert (await gateway.log_in(mint())).status == 200
+
+
+async def test_a_200_that_names_no_user_is_no_account(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    homeserver.answers["/_matrix/client/v3/register?from_appservice=true"] = lambda: web.Response(text="<html>")
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        assert (await gateway.log_in(mint())).status == 502
+    assert rows(tmp_path) == [("alice", "alice", "pending")]
+
+
+@pytest.mark.parametrize("existing", ["link", "refuse"])
+async def test_first_logins_at_two_gateways_with_one_database_all_succeed(
+    existing: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    identity = {"existing_accounts": existing}
+    async with (
+        running_gateway(tmp_path, homeserver.url, identity=identity) as one,
+        running_gateway(tmp_path, homeserver.url, identity=identity) as other,
+    ):
+        answers = await asyncio.gather(*(each.log_in(mint()) for each in (one, other) * 4))
+    assert [answer.status for answer in answers] == [200] * 8
+    assert rows(tmp_path) == [("alice", "alice", "active")]
+
+
+def write_row(directory: Path, state: str, age: int) -> None:
+    with closing(sqlite3.connect(directory / "gateway.db")) as database, database:
+        made = int(time.time()) - age
+        database.execute("INSERT INTO accounts VALUES ('alice', '', 'alice', ?, ?, ?)", (state, made, made))
+
+
+async def test_a_registration_that_another_gateway_makes_is_waited_for(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        write_row(tmp_path, "registering", 0)
+        login = asyncio.create_task(gateway.log_in(mint()))
+        await asyncio.sleep(0.3)
+        assert (login.done(), homeserver.seen) == (False, [])
+        homeserver.users["alice"] = User()
+        with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
+            database.execute("UPDATE accounts SET state = 'active'")
+        assert (await login).status == 200
+    assert homeserver.registered == 0
+
+
+@pytest.mark.parametrize("made", [True, False])
+async def test_a_registration_that_a_crash_broke_off_is_finished_by_the_next_login(
+    tmp_path: Path, homeserver: FakeHomeserver, *, made: bool
+) -> None:
+    homeserver.users = {"alice": User()} if made else {}
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        write_row(tmp_path, "registering", REGISTRATION_SECONDS - 1)
+        assert (await gateway.log_in(mint())).status == 200
+    assert rows(tmp_path) == [("alice", "alice", "active")]
+
+
+async def test_a_registration_that_a_stop_broke_off_is_finished_at_once(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    never = asyncio.Event()
+    homeserver.faults["register"] = Fault(wait=never, breaks="after")
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        login = asyncio.create_task(gateway.log_in(mint()))
+        await until(lambda: homeserver.to("/register"))
+        (exchange,) = (task for task in asyncio.all_tasks() if task.get_name() == "login")
+        exchange.cancel()  # as the end of the program does
+        with pytest.raises(aiohttp.ClientError):
+            await login
+        assert rows(tmp_path) == [("alice", "alice", "pending")]
+        never.set()
+        assert (await gateway.log_in(mint())).status == 200
 
 
 async def test_an_unanswered_question_refuses_nobody_for_good(tmp_path: Path, homeserver: FakeHomeserver) -> None:

@@ -1,22 +1,27 @@
 """What to do about a user's account: decided from the stored row, the identity and the rules.
 
-The order that a crash can't break: row `pending`, commit, register at the homeserver (which may be repeated), row
-`active`. With `existing_accounts = "refuse"` the row is written only after the homeserver said that there is no such
-user, so that a pending row means that the account, where there is one, is ours.
+The order that a crash can't break: row `registering`, commit, register at the homeserver (which may be repeated), row
+`active`. Where that ends without a clear answer the row becomes `pending`: the account, if there is one, is ours.
+With `existing_accounts = "refuse"` one login at a time registers: "in use" then says that it was there before.
 """
 
 import enum
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
 from gateway.settings import Table
 
+# How long a row is `registering` at most, unless its process died: the call takes up to 30 s, a question to the
+# homeserver after it 10 s, writing down the outcome 5 s.
+REGISTRATION_SECONDS: Final = 60
+
 
 class State(enum.StrEnum):
     """The state of a row."""
 
+    REGISTERING = "registering"
     PENDING = "pending"
     ACTIVE = "active"
     LOCKED = "locked"
@@ -45,6 +50,7 @@ class Step(enum.Enum):
     """What comes next on the way to a session."""
 
     OPEN_SESSION = "open_session"
+    WAIT = "wait"
     PROVIDE = "provide"
     ASK_HOMESERVER = "ask_homeserver"
 
@@ -71,15 +77,28 @@ def _owns(row: Account, identity: Identity) -> bool:
     return row.subject == identity.subject and (row.issuer == identity.issuer or "" in {row.issuer, identity.issuer})
 
 
-def next_step(account: Account | None, rules: AccountRules) -> Step:
-    """Return what to do for this account; raises `Refused` when it is locked."""
+def next_step(account: Account | None, rules: AccountRules, now: float) -> Step:
+    """Return what to do for this account at `now` (seconds since the epoch); raises `Refused` when it is locked."""
     if account is not None and account.state is State.ACTIVE:
         return Step.OPEN_SESSION
     if account is not None and account.state is State.LOCKED:
         raise Refused(Refusal.ACCOUNT_LOCKED)
+    if account is not None and rules.existing_accounts == "refuse" and _is_registering(account, now):
+        return Step.WAIT
     if not rules.register_user or (account is None and rules.existing_accounts == "refuse"):
         return Step.ASK_HOMESERVER
     return Step.PROVIDE
+
+
+def _is_registering(account: Account, now: float) -> bool:
+    # In either direction, should the clock have been set back.
+    return account.state is State.REGISTERING and abs(now - account.created_at) < REGISTRATION_SECONDS
+
+
+def check_made(rules: AccountRules, *, made: bool, claimed: bool) -> None:
+    """Refuse an account that the first registration for its row (this login `claimed` the row) did not make."""
+    if claimed and not made and rules.existing_accounts == "refuse":
+        raise _existing()
 
 
 def check_existence(account: Account | None, rules: AccountRules, *, exists: bool) -> None:
@@ -87,6 +106,8 @@ def check_existence(account: Account | None, rules: AccountRules, *, exists: boo
     if not exists and not rules.register_user:
         raise Refused(Refusal.USER_NOT_FOUND)
     if exists and account is None and rules.existing_accounts == "refuse":
-        raise Refused(
-            Refusal.IDENTITY_REFUSED, reason="the account exists already, and existing_accounts is 'refuse'"
-        )
+        raise _existing()
+
+
+def _existing() -> Refused:
+    return Refused(Refusal.IDENTITY_REFUSED, reason="the account exists already, and existing_accounts is 'refuse'")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Select, bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, delete, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from gateway.core.accounts import Account, State
@@ -33,31 +33,45 @@ class Accounts:
         """Return the rows that have this identity's localpart or its subject."""
         return await self._rows(_FIND, localpart=identity.localpart, subject=identity.subject)
 
-    async def claim(self, identity: Identity, now: int) -> list[Account]:
-        """Write a pending row unless the localpart or the subject has one, and return what `find` then finds."""
+    async def claim(self, identity: Identity, now: int) -> bool:
+        """Write a row that is being registered unless the localpart or the subject has one; say whether it did."""
         async with self._database.connect() as connection:
-            await connection.execute(
+            written = await connection.execute(
                 insert(accounts)
                 .values(
                     localpart=identity.localpart,
                     issuer=identity.issuer,
                     subject=identity.subject,
-                    state=State.PENDING,
+                    state=State.REGISTERING,
                     created_at=now,
                     last_seen_at=now,
                 )
                 .on_conflict_do_nothing()
             )
-        return await self.find(identity)
+            return written.rowcount == 1
 
-    async def activate(self, localpart: str) -> None:
-        """Mark a pending account as there on the homeserver."""
+    async def give_up(self, localpart: str) -> None:
+        """Take back a claim to an account that was not made, unless another login has come to rest on it."""
         async with self._database.connect() as connection:
             await connection.execute(
-                update(accounts)
-                .where(accounts.c.localpart == localpart, accounts.c.state == State.PENDING)
-                .values(state=State.ACTIVE)
+                delete(accounts).where(accounts.c.localpart == localpart, accounts.c.state == State.REGISTERING)
             )
+
+    async def keep_pending(self, localpart: str) -> bool:
+        """Keep a row whose account may be there on the homeserver; False when it is gone, or is there for sure."""
+        return await self._move(localpart, State.PENDING)
+
+    async def activate(self, localpart: str) -> None:
+        """Mark an account as there on the homeserver."""
+        await self._move(localpart, State.ACTIVE)
+
+    async def _move(self, localpart: str, state: State) -> bool:
+        unfinished = accounts.c.state.in_((State.REGISTERING, State.PENDING))
+        async with self._database.connect() as connection:
+            moved = await connection.execute(
+                update(accounts).where(accounts.c.localpart == localpart, unfinished).values(state=state)
+            )
+            return moved.rowcount == 1
 
     async def saw(self, seen_at: dict[str, int]) -> None:
         """Note when users logged in, by their localparts, in one transaction."""

@@ -4,6 +4,7 @@ Answers are told apart by errcode, not by status: homeservers agree on hardly an
 'Application service extensions').
 """
 
+import asyncio
 import json
 import secrets
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ OWN_ANSWERS: Final = frozenset(
 )
 # Software that answers `whoami?user_id=` truly for a user that is not there. Others answer 200, or make the user.
 _TRUE_WHOAMI: Final = frozenset(("Synapse", "Dendrite"))
+# How long a failed registration may be looked into, in seconds.
+_SECOND_LOOK: Final = 10
 
 
 class HomeserverSettings(PoolSettings):
@@ -45,6 +48,10 @@ class HomeserverAnswered(Exception):
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         super().__init__(f"{reply.status} {reply.errcode}")
+
+
+class MaybeMade(Refused):
+    """It is not known whether the account was made: no answer came, or one that leaves it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +92,30 @@ class Homeserver:
         """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""
         return await self.ask("/_matrix/client/versions")
 
-    async def register(self, localpart: str) -> None:
-        """Make the account unless it is there; may be repeated."""
-        reply = await self.call(
+    async def register(self, localpart: str) -> bool:
+        """Make the account, False when it is there already; may be repeated.
+
+        Raises `MaybeMade`; after any other exception the account was not made.
+        """
+        try:
+            reply = await self._ask_to_register(localpart)
+        except Refused as refused:
+            raise MaybeMade(refused.refusal, reason=refused.reason) from refused
+        user_id = f"@{localpart}:{self.server_name}"
+        if reply.status == 200 and reply.json().get("user_id") != user_id:
+            raise MaybeMade(
+                Refusal.HOMESERVER_REFUSES_GATEWAY,
+                reason=f"the account made is not {user_id}: server_name must be the homeserver's own",
+            )
+        if reply.status == 200 or reply.errcode == "M_USER_IN_USE":
+            return reply.status == 200
+        meant = classified(reply, "register the user")
+        if isinstance(meant, Refused) and reply.status >= 500 and not await self._surely_lacks(user_id, reply):
+            raise MaybeMade(meant.refusal, reason=meant.reason)
+        raise meant
+
+    async def _ask_to_register(self, localpart: str) -> Reply:
+        return await self.call(
             "POST",
             # Palpo lets an application service past `allow_registration = false` only with this parameter.
             "/_matrix/client/v3/register?from_appservice=true",
@@ -99,8 +127,17 @@ class Homeserver:
                 "password": secrets.token_urlsafe(32),
             },
         )
-        if reply.status != 200 and reply.errcode != "M_USER_IN_USE":
-            raise classified(reply, "register the user")
+
+    async def _surely_lacks(self, user_id: str, failure: Reply) -> bool:
+        """Say whether a registration that failed so made no account, nor will make it yet."""
+        # 502 and 504 come from a proxy or a worker between, and the registration may still go on.
+        if failure.status != 500 or not failure.errcode:
+            return False
+        try:
+            async with asyncio.timeout(_SECOND_LOOK):
+                return not await self.exists(user_id)
+        except (Refused, HomeserverAnswered, TimeoutError):
+            return False
 
     async def exists(self, user_id: str) -> bool:
         """Say whether the homeserver has this user, by questions that make no account on any homeserver."""

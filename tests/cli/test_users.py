@@ -37,7 +37,7 @@ def test_list_shows_every_account(configuration: Configuration) -> None:
     assert header.split() == ["user", "state", "subject", "issuer", "made", "last", "seen"]
     assert [row.split()[:3] for row in rows] == [
         ["@alice:example.org", "active", "subject-1"],
-        ["@bob:example.org", "pending", "subject-2"],
+        ["@bob:example.org", "registering", "subject-2"],
     ]
 
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from gateway.core.accounts import Account, AccountRules, State, Step, check_existence, choose_account, next_step
+from gateway.core.accounts import (
+    Account,
+    AccountRules,
+    State,
+    Step,
+    check_existence,
+    check_made,
+    choose_account,
+    next_step,
+)
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
 
@@ -38,6 +47,9 @@ def test_a_subject_keeps_its_account_when_its_name_changes() -> None:
 @pytest.mark.parametrize(
     ("state", "register_user", "existing_accounts", "step"),
     [
+        (State.REGISTERING, True, "link", Step.PROVIDE),
+        (State.REGISTERING, False, "link", Step.ASK_HOMESERVER),
+        (State.REGISTERING, True, "refuse", Step.WAIT),
         (None, True, "link", Step.PROVIDE),
         (None, True, "refuse", Step.ASK_HOMESERVER),
         (None, False, "link", Step.ASK_HOMESERVER),
@@ -54,12 +66,34 @@ def test_each_state_has_its_next_step(
 ) -> None:
     rules = AccountRules.model_validate({"register_user": register_user, "existing_accounts": existing_accounts})
 
-    assert next_step(None if state is None else row(state=state), rules) is step
+    assert next_step(None if state is None else row(state=state), rules, now=1) is step
+
+
+@pytest.mark.parametrize(
+    ("now", "step"), [(59.9, Step.WAIT), (60, Step.PROVIDE), (-59, Step.WAIT), (-60, Step.PROVIDE)]
+)
+def test_a_registration_is_waited_for_as_long_as_it_can_last(now: float, step: Step) -> None:
+    assert next_step(row(state=State.REGISTERING), AccountRules(existing_accounts="refuse"), now) is step
+
+
+@pytest.mark.parametrize("existing", ["link", "refuse"])
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("claimed", [True, False])
+def test_an_account_that_the_first_registration_did_not_make_is_somebody_elses(
+    existing: str, *, made: bool, claimed: bool
+) -> None:
+    rules = AccountRules.model_validate({"existing_accounts": existing})
+    if existing == "link" or made or not claimed:
+        check_made(rules, made=made, claimed=claimed)
+        return
+    with pytest.raises(Refused) as caught:
+        check_made(rules, made=made, claimed=claimed)
+    assert caught.value.refusal is Refusal.IDENTITY_REFUSED
 
 
 def test_a_locked_account_goes_no_further() -> None:
     with pytest.raises(Refused) as caught:
-        next_step(row(state=State.LOCKED), AccountRules())
+        next_step(row(state=State.LOCKED), AccountRules(), now=0)
     assert caught.value.refusal is Refusal.ACCOUNT_LOCKED
 
 

@@ -25,20 +25,35 @@ def accounts(database: Database) -> Accounts:
     return Accounts(database)
 
 
-async def test_a_claim_is_pending_until_it_is_activated(accounts: Accounts) -> None:
-    claimed = await accounts.claim(ALICE, 5)
+async def test_a_claim_goes_on_to_an_active_account(accounts: Accounts) -> None:
+    assert await accounts.claim(ALICE, 5)
+    assert await accounts.find(ALICE) == [Account("alice", "iss", "s1", State.REGISTERING, 5, 5)]
+    for _ in range(2):
+        assert await accounts.keep_pending("alice")
+    assert await accounts.find(ALICE) == [Account("alice", "iss", "s1", State.PENDING, 5, 5)]
     await accounts.activate("alice")
-
-    assert claimed == [Account("alice", "iss", "s1", State.PENDING, 5, 5)]
     assert await accounts.find(ALICE) == [Account("alice", "iss", "s1", State.ACTIVE, 5, 5)]
+    assert not await accounts.keep_pending("alice")
+    assert not await accounts.keep_pending("bob")
+
+
+@pytest.mark.parametrize("state", list(State))
+async def test_only_a_claim_that_nobody_rests_on_is_given_up(
+    state: State, accounts: Accounts, database: Database
+) -> None:
+    await accounts.claim(ALICE, 5)
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("UPDATE accounts SET state = ?", (state.value,))
+    await accounts.give_up("alice")
+    assert len(await accounts.all()) == (0 if state is State.REGISTERING else 1)
 
 
 async def test_many_claims_at_once_give_one_row(accounts: Accounts) -> None:
     rivals = [Identity("iss", f"s{number}", "alice", "@alice:example.org") for number in range(10)]
 
-    found = await asyncio.gather(*(accounts.claim(identity, 1) for identity in rivals * 3))
+    claimed = await asyncio.gather(*(accounts.claim(identity, 1) for identity in rivals * 3))
 
-    assert len({tuple(rows) for rows in found}) == 1
+    assert claimed.count(True) == 1
     assert len(await accounts.all()) == 1
 
 
@@ -79,7 +94,7 @@ async def test_a_subject_that_claims_two_names_at_once_gets_one(accounts: Accoun
 async def test_one_account_is_found_by_its_name_alone(accounts: Accounts) -> None:
     await accounts.claim(ALICE, 1)
 
-    assert await accounts.get("alice") == Account("alice", "iss", "s1", State.PENDING, 1, 1)
+    assert await accounts.get("alice") == Account("alice", "iss", "s1", State.REGISTERING, 1, 1)
     assert await accounts.get("Alice") is None
 
 

@@ -29,8 +29,8 @@ async def asked(
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
 async def test_an_account_is_made_once_and_is_no_guests(flavour: Flavour) -> None:
     async with asked(flavour) as (homeserver, fake):
-        await homeserver.register("alice")
-        await homeserver.register("alice")
+        assert await homeserver.register("alice")
+        assert not await homeserver.register("alice")
         assert fake.users == {"alice": User()}
         (first, second) = fake.to("/register")
         assert first.json()["password"] != second.json()["password"]
