@@ -17,6 +17,7 @@ from gateway.core.accounts import (
     check_existence,
     check_made,
     choose_account,
+    lacks_issuer,
     next_step,
 )
 from gateway.core.headers import Field
@@ -135,6 +136,9 @@ class SignIn:
             if account is not None:
                 # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
                 check_allowed(account.localpart, self.rules.mapping.rules)
+                if lacks_issuer(account, identity):
+                    await self.accounts.note_issuer(account.localpart, identity.issuer)
+                    continue  # the login of another issuer may have been faster
                 if step is Step.OPEN_SESSION:
                     return account, first
             if step is Step.WAIT:

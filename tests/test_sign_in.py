@@ -121,6 +121,31 @@ async def test_a_homeserver_that_dies_between_registration_and_login_is_waited_f
     assert list(homeserver.users) == ["alice"]
 
 
+@pytest.mark.parametrize(("first", "owner"), [("A", "A"), (None, "B")])
+async def test_an_account_from_a_time_without_issuers_belongs_to_one_issuer(
+    first: str | None, owner: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        assert (await gateway.log_in(mint(iss=first))).status == 200
+        assert (await gateway.log_in(mint(iss="C"))).status == 200
+    async with running_gateway(tmp_path, homeserver.url, jwt={"issuer": ["A", "B"]}) as gateway:
+        answers = {issuer: (await gateway.log_in(mint(iss=issuer))).status for issuer in ("B", "A", "B")}
+    assert answers == {"A": 403, "B": 403, owner: 200}
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        assert (await gateway.log_in(mint(iss="C"))).status == 200
+
+
+async def test_of_two_issuers_that_claim_an_old_account_at_once_one_gets_it(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        assert (await gateway.log_in(mint())).status == 200
+    async with running_gateway(tmp_path, homeserver.url, jwt={"issuer": ["A", "B"]}) as gateway:
+        answers = await asyncio.gather(*(gateway.log_in(mint(iss=issuer)) for issuer in "AB" * 5))
+    assert Counter(answer.status for answer in answers) == {200: 5, 403: 5}
+    assert len({answer.status for answer in answers[::2]}) == 1
+
+
 async def test_an_account_that_is_there_is_linked(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
     homeserver.users["alice"] = User(display_name="A", password="b")
     assert (await gateway.log_in(mint())).status == 200

@@ -63,7 +63,7 @@ def choose_account(rows: list[Account], identity: Identity) -> Account | None:
     """
     owned = [row for row in rows if _owns(row, identity)]
     if owned:
-        return next((row for row in owned if row.localpart == identity.localpart), owned[0])
+        return min(owned, key=lambda row: _distance(row, identity))
     if any(row.localpart == identity.localpart for row in rows):
         raise Refused(
             Refusal.IDENTITY_REFUSED,
@@ -73,8 +73,18 @@ def choose_account(rows: list[Account], identity: Identity) -> Account | None:
 
 
 def _owns(row: Account, identity: Identity) -> bool:
-    # An empty issuer: `iss` was not looked at then, or is not now, so the keys alone spoke for the subject.
-    return row.subject == identity.subject and (row.issuer == identity.issuer or "" in {row.issuer, identity.issuer})
+    # Where issuers are not checked, the keys alone speak for the subject. A row without one is from such a time.
+    fits = not identity.issuer_matters or row.issuer in {identity.issuer, ""}
+    return fits and row.subject == identity.subject
+
+
+def _distance(row: Account, identity: Identity) -> tuple[bool, bool, int, str]:
+    return row.issuer != identity.issuer, row.localpart != identity.localpart, row.created_at, row.localpart
+
+
+def lacks_issuer(account: Account, identity: Identity) -> bool:
+    """Say whether the account is still anybody's with this subject, and is from now on this issuer's alone."""
+    return identity.issuer_matters and account.issuer == "" != identity.issuer
 
 
 def next_step(account: Account | None, rules: AccountRules, now: float) -> Step:

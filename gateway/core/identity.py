@@ -155,7 +155,7 @@ class Mapping:
     rules: IdentityRules
     claims: ClaimNames
     server_name: str
-    # Without configured issuers `iss` is not looked at, so it must not tell two subjects apart either.
+    # Without configured issuers `iss` is not checked, so it must not tell two subjects apart either.
     issuer_matters: bool
     template: Template
 
@@ -167,7 +167,10 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who logs in: the subject as its issuer names it, and the Matrix user that it maps to."""
+    """Who logs in: the subject as its issuer names it, and the Matrix user that it maps to.
+
+    `issuer` is "" for a token without one; only where `issuer_matters` was it checked.
+    """
 
     issuer: str
     subject: str
@@ -175,6 +178,7 @@ class Identity:
     user_id: str
     display_name: str | None = None
     avatar: str | None = None
+    issuer_matters: bool = True
 
 
 def identify(claims: Claims, mapping: Mapping) -> Identity:
@@ -185,12 +189,13 @@ def identify(claims: Claims, mapping: Mapping) -> Identity:
     user_id = check_localpart(localpart, mapping)
     check_allowed(localpart, mapping.rules)
     return Identity(
-        issuer=claims["iss"] if mapping.issuer_matters else "",
+        issuer=_text_claim(claims, "iss") or "",
         subject=subject,
         localpart=localpart,
         user_id=user_id,
         display_name=_text_claim(claims, mapping.claims.display_name_claim),
         avatar=_text_claim(claims, mapping.claims.avatar_claim),
+        issuer_matters=mapping.issuer_matters,
     )
 
 

@@ -65,6 +65,15 @@ class Accounts:
         """Mark an account as there on the homeserver."""
         await self._move(localpart, State.ACTIVE)
 
+    async def note_issuer(self, localpart: str, issuer: str) -> None:
+        """Give an account to an issuer, unless it has one."""
+        async with self._database.connect() as connection:
+            await connection.execute(
+                update(accounts)
+                .where(accounts.c.localpart == localpart, accounts.c.issuer == "")
+                .values(issuer=issuer)
+            )
+
     async def _move(self, localpart: str, state: State) -> bool:
         unfinished = accounts.c.state.in_((State.REGISTERING, State.PENDING))
         async with self._database.connect() as connection:

@@ -1,6 +1,10 @@
 """Whose account it is, and what comes next on the way to a session."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.accounts import (
     Account,
@@ -10,6 +14,7 @@ from gateway.core.accounts import (
     check_existence,
     check_made,
     choose_account,
+    lacks_issuer,
     next_step,
 )
 from gateway.core.identity import Identity
@@ -30,6 +35,28 @@ def test_a_stranger_has_no_account() -> None:
 @pytest.mark.parametrize("issuer", ["iss", ""])
 def test_the_owner_gets_its_account_also_from_a_time_without_issuers(issuer: str) -> None:
     assert choose_account([row(issuer=issuer)], ALICE) == row(issuer=issuer)
+
+
+def test_where_issuers_are_not_checked_the_subject_alone_counts() -> None:
+    unchecked = replace(ALICE, issuer="any", issuer_matters=False)
+
+    assert choose_account([row()], unchecked) == row()
+    assert not lacks_issuer(row(issuer=""), unchecked)
+
+
+def test_an_account_without_issuer_gets_one_when_issuers_are_checked() -> None:
+    assert lacks_issuer(row(issuer=""), ALICE)
+    assert not lacks_issuer(row(), ALICE)
+    assert not lacks_issuer(row(issuer=""), replace(ALICE, issuer=""))
+
+
+@given(st.permutations([row("a", ""), row("b", "iss"), row("c", "other"), row("alice", "third")]))
+def test_of_several_accounts_of_a_subject_the_choice_does_not_depend_on_their_order(rows: list[Account]) -> None:
+    unchecked = replace(ALICE, issuer="new", issuer_matters=False)
+
+    assert choose_account(rows, ALICE) == row("b", "iss")
+    assert choose_account(rows, unchecked) == row("alice", "third")
+    assert choose_account(rows, replace(unchecked, localpart="none")) == row("a", "")
 
 
 @pytest.mark.parametrize("other", [row(subject="s2"), row(issuer="other")])

@@ -189,8 +189,14 @@ def test_the_issuer_tells_subjects_apart_where_issuers_are_configured() -> None:
     rules, names = IdentityRules(), ClaimNames(display_name_claim="name", avatar_claim="picture")
 
     with_issuer = Mapping.of(rules, names, "example.org", issuer_matters=True)
-    assert identify(claims, with_issuer).issuer == "https://issuer.example"
-    assert mapped(claims).issuer == ""
+    checked, unchecked = identify(claims, with_issuer), mapped(claims)
+    assert (checked.issuer, checked.issuer_matters) == ("https://issuer.example", True)
+    assert (unchecked.issuer, unchecked.issuer_matters) == ("https://issuer.example", False)
+
+
+@pytest.mark.parametrize("issuer", [None, "", 7, ["https://issuer.example"]])
+def test_an_issuer_that_is_no_text_is_none(issuer: object) -> None:
+    assert mapped({"sub": "alice", "iss": issuer}).issuer == ""
 
 
 def test_profile_claims_that_are_no_text_are_left_out() -> None:
