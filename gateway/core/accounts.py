@@ -84,7 +84,7 @@ def _distance(row: Account, identity: Identity) -> tuple[bool, bool, int, str]:
 
 def lacks_issuer(account: Account, identity: Identity) -> bool:
     """Say whether the account is still anybody's with this subject, and is from now on this issuer's alone."""
-    return identity.issuer_matters and account.issuer == "" != identity.issuer
+    return identity.issuer_matters and bool(identity.issuer) and not account.issuer
 
 
 def next_step(account: Account | None, rules: AccountRules, now: float) -> Step:

@@ -5,6 +5,7 @@ algorithms that fit it when it is built, so that no token can ever choose anothe
 """
 
 import base64
+import json
 import re
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
+    load_der_private_key,
     load_der_public_key,
     load_pem_public_key,
 )
@@ -152,16 +154,46 @@ def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_w
 
 
 def _is_asymmetric(secret: str) -> bool:
-    """Say whether the text is a public key: whoever holds that could sign with it (RFC 8725 2.1)."""
-    if secret.lstrip().startswith(("-----BEGIN", "ssh-", "ecdsa-sha2-")):
+    """Say whether the text holds a public or private key: whoever has the public one could sign (RFC 8725 2.1)."""
+    if _is_key_text(secret.encode()):
         return True
     try:
-        # Keycloak shows its public keys so, without the lines of PEM around them.
+        # Identity systems also show their keys so: base64 without the lines of PEM around it (JWK's `x5c`).
         octets = secret_octets("B64HMAC", secret)
-        if octets.lstrip().startswith(b"-----BEGIN"):
-            return True
-        load_der_public_key(octets)
-    except (ValueError, UnsupportedAlgorithm):
+    except ValueError:
+        return False
+    return _is_key_text(octets) or any(_loads(load, octets) for load in _DER)
+
+
+# PEM and SSH (RFC 4716, RFC 4253 6.6), also as one line of many, and SSH's octets as base64 holds them.
+_KEY_TEXT: Final = re.compile(
+    rb"-----BEGIN|---- BEGIN SSH2|(?:^\s*|^\0{3}(?s:.))(?:sk-)?(?:ssh|ecdsa)-|(?:ssh|ecdsa)-\S{1,80}\s+AAAA"
+)
+
+
+def _is_key_text(text: bytes) -> bool:
+    if _KEY_TEXT.search(text):
+        return True
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and not {"kty", "keys", "x5c"}.isdisjoint(value)  # RFC 7517 4.1, 5.1
+
+
+_DER: Final[tuple[Callable[[bytes], object], ...]] = (
+    load_der_public_key,
+    x509.load_der_x509_certificate,
+    lambda octets: load_der_private_key(octets, None),
+)
+
+
+def _loads(load: Callable[[bytes], object], octets: bytes) -> bool:
+    try:
+        load(octets)
+    except (TypeError, UnsupportedAlgorithm):
+        return True  # a private key with a password, a key of a kind that is not known here
+    except ValueError:
         return False
     return True
 
