@@ -51,14 +51,14 @@ class Limits:
         if self._failed is not None and address:
             self._failed.limit(_network(address))
 
-    def count_login(self, user_id: str) -> None:
-        """Count a login of a user and refuse one too many."""
+    def count_login(self, issuer: str, subject: str) -> None:
+        """Count a login of a subject and refuse one too many."""
         if self._logins is not None:
-            result = self._logins.limit(user_id)
+            result = self._logins.limit(f"{len(issuer)} {issuer} {subject}")
             if result.limited:
                 raise Refused(
                     Refusal.TOO_MANY_ATTEMPTS,
-                    reason=f"logins of {user_id}",
+                    reason="logins of this subject",
                     retry_after=result.state.retry_after,
                 )
 

@@ -99,11 +99,13 @@ class SignIn:
         now = self.now()
         claims = verify(request.token, self.rules.verifier, now)
         identity = identify(claims, self.rules.mapping)
-        self.limits.count_login(identity.user_id)
         if not self.rules.verifier.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
+        account = choose_account(await self.accounts.find(identity), identity)
         await self._use_up(claims, now)
-        account, first = await self._provide(identity)
+        # Not before: neither another subject nor a token that was used may use up the logins of this one.
+        self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
+        account, first = await self._provide(identity, account)
         reply = await self._open_session(account, request, client)
         self.last_seen.note(account.localpart, now)
         self._set_profile_beside(account, identity, first=first)
@@ -127,24 +129,27 @@ class SignIn:
         if not unused:
             raise Refused(Refusal.ALREADY_USED)
 
-    async def _provide(self, identity: Identity) -> tuple[Account, bool]:
-        """Return the subject's account, which the homeserver has, and whether this made it ready."""
+    async def _provide(self, identity: Identity, account: Account | None) -> tuple[Account, bool]:
+        """Return the subject's account, which the homeserver has, and whether this made it ready.
+
+        `account` is the row that was found for it, None if there was none.
+        """
         first = False
         while True:
-            account = choose_account(await self.accounts.find(identity), identity)
             step = next_step(account, self.rules.accounts, self.now())
             if account is not None:
                 # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
                 check_allowed(account.localpart, self.rules.mapping.rules)
-                if lacks_issuer(account, identity):
-                    await self.accounts.note_issuer(account.localpart, identity.issuer)
-                    continue  # the login of another issuer may have been faster
-                if step is Step.OPEN_SESSION:
-                    return account, first
-            if step is Step.WAIT:
+            if account is not None and lacks_issuer(account, identity):
+                await self.accounts.note_issuer(account.localpart, identity.issuer)
+            elif account is not None and step is Step.OPEN_SESSION:
+                return account, first
+            elif step is Step.WAIT:
                 await asyncio.sleep(_LOOK_AGAIN)
             elif await self._make_ready(identity, account, step):
                 first = True
+            # Another login may have been faster in each of these.
+            account = choose_account(await self.accounts.find(identity), identity)
 
     async def _make_ready(self, identity: Identity, account: Account | None, step: Step) -> bool:
         """Bring the row and the account on the homeserver into being; False when another login was faster."""

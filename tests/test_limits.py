@@ -65,15 +65,17 @@ def test_an_unknown_address_is_not_counted() -> None:
 
 def test_a_user_who_logs_in_too_often_waits_and_others_do_not() -> None:
     limits = Limits(LimitSettings(logins_per_user=TWO))
-    limits.count_login("@alice:example.org")
-    limits.count_login("@alice:example.org")
+    limits.count_login("iss", "alice")
+    limits.count_login("iss", "alice")
 
     with pytest.raises(Refused) as caught:
-        limits.count_login("@alice:example.org")
+        limits.count_login("iss", "alice")
     assert caught.value.refusal is Refusal.TOO_MANY_ATTEMPTS
     assert caught.value.retry_after is not None
     assert 0 < caught.value.retry_after <= 10
-    limits.count_login("@bob:example.org")
+    limits.count_login("iss", "bob")
+    limits.count_login("iss alice", "")
+    limits.count_login("", "alice")
 
 
 def test_a_burst_of_nothing_is_no_limit() -> None:
@@ -82,7 +84,7 @@ def test_a_burst_of_nothing_is_no_limit() -> None:
     for _ in range(1000):
         limits.count_failure("192.0.2.1")
         limits.check_address("192.0.2.1")
-        limits.count_login("@alice:example.org")
+        limits.count_login("iss", "alice")
 
 
 @given(st.integers(0, 2**70), st.integers(1, 2**70), st.text())
@@ -92,4 +94,4 @@ def test_any_bucket_and_any_name_are_taken(burst: int, refill: int, name: str) -
 
     limits.check_address(name)
     limits.count_failure(name)
-    limits.count_login(f"@{name}:example.org")
+    limits.count_login(name, name)

@@ -293,6 +293,31 @@ async def test_a_user_who_logs_in_too_often_is_told_when_to_come_back(
     check_refusal(answer, 429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=pause)
 
 
+async def test_nobody_else_can_use_up_the_logins_of_a_user(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    limits = {"logins_per_user": {"burst": 2, "refill": 1}}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits, jwt={"single_use": True}) as gateway:
+        token = mint(jti="1")
+        assert (await gateway.log_in(token)).status == 200
+        for number in range(4):
+            assert (await gateway.log_in(mint("ALICE", jti=f"other {number}"))).status == 403
+            assert (await gateway.log_in(token)).status == 403
+        assert (await gateway.log_in(mint(jti="2"))).status == 200
+        assert (await gateway.log_in(mint(jti="3"))).status == 429
+
+
+async def test_subjects_that_may_not_have_a_name_do_not_use_up_its_logins(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"logins_per_user": {"burst": 2, "refill": 1}}
+    homeserver.users["alice"] = User()
+    identity = {"existing_accounts": "refuse"}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits, identity=identity) as gateway:
+        for status in (403, 403, 429):
+            assert (await gateway.log_in(mint("ALICE"))).status == status
+        homeserver.users.clear()
+        assert (await gateway.log_in(mint())).status == 200
+
+
 async def test_an_address_that_fails_too_often_is_told_when_to_come_back(
     tmp_path: Path, homeserver: FakeHomeserver
 ) -> None:
