@@ -101,11 +101,7 @@ class SignIn:
         identity = identify(claims, self.rules.mapping)
         if not self.rules.verifier.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
-        account = choose_account(await self.accounts.find(identity), identity)
-        await self._use_up(claims, now)
-        # Not before: neither another subject nor a token that was used may use up the logins of this one.
-        self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
-        account, first = await self._provide(identity, account)
+        account, first = await self._admit(claims, identity, now)
         reply = await self._open_session(account, request, client)
         self.last_seen.note(account.localpart, now)
         self._set_profile_beside(account, identity, first=first)
@@ -118,16 +114,33 @@ class SignIn:
         )
         return reply
 
-    async def _use_up(self, claims: Claims, now: float) -> None:
+    async def _admit(self, claims: Claims, identity: Identity, now: float) -> tuple[Account, bool]:
+        """Use the token up and return what `_provide` does; a failure that is not the token's gives it back."""
+        account = choose_account(await self.accounts.find(identity), identity)
+        await self._use_up(claims, identity, now)
+        try:
+            # Not before: neither another subject nor a token that was used may use up the logins of this one.
+            self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
+            return await self._provide(identity, account)
+        except (Refused, HomeserverAnswered) as error:
+            if error.status == 429 or error.status >= 500:
+                await self._give_back(claims, identity)
+            raise
+
+    async def _use_up(self, claims: Claims, identity: Identity, now: float) -> None:
         rules = self.rules.verifier.rules
-        if not rules.single_use:
-            return
-        issuer = claims.get("iss")
-        unused = await self.used_tokens.use(
-            issuer if isinstance(issuer, str) else "", claims["jti"], last_valid_moment(claims, rules), now
-        )
-        if not unused:
+        if rules.single_use and not await self.used_tokens.use(
+            identity.issuer, claims["jti"], last_valid_moment(claims, rules), now
+        ):
             raise Refused(Refusal.ALREADY_USED)
+
+    async def _give_back(self, claims: Claims, identity: Identity) -> None:
+        if not self.rules.verifier.rules.single_use:
+            return
+        try:
+            await self.used_tokens.give_back(identity.issuer, claims["jti"])
+        except Refused as refused:
+            self.log.warning("token_not_given_back", reason=refused.reason)
 
     async def _provide(self, identity: Identity, account: Account | None) -> tuple[Account, bool]:
         """Return the subject's account, which the homeserver has, and whether this made it ready.

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -341,6 +342,46 @@ async def test_a_token_for_single_use_logs_in_exactly_once_at_once(
         assert (await gateway.log_in(mint(jti="2"))).status == 200
     assert Counter(answer.status for answer in answers) == {200: 1, 403: count - 1}
     assert len(homeserver.sessions) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Fault((500, "M_UNKNOWN")), 502),
+        (Fault((400, "M_EXCLUSIVE")), 502),
+        (Fault((429, "M_LIMIT_EXCEEDED")), 429),
+        (Fault(breaks="head"), 502),
+        (Fault(breaks="after"), 502),
+    ],
+)
+async def test_a_login_that_fails_before_its_session_gives_the_token_back(
+    fault: Fault, status: int, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["register"] = replace(fault)
+    token = mint(jti="1")
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+        for expected in (status, 200, 403):
+            assert (await gateway.log_in(token)).status == expected
+
+
+async def test_a_user_who_has_to_wait_keeps_the_token(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    limits = {"logins_per_user": {"burst": 1, "refill": 600}}
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}, limits=limits) as gateway:
+        assert (await gateway.log_in(mint(jti="1"))).status == 200
+        token = mint(jti="2")
+        answer = await gateway.log_in(token)
+        assert answer.status == 429
+        await asyncio.sleep(answer.body["retry_after_ms"] / 1000 + 0.01)
+        assert (await gateway.log_in(token)).status == 200
+
+
+async def test_a_session_that_may_have_been_opened_uses_the_token_up(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["login"] = Fault(breaks="after", times=2)
+    token = mint(jti="1")
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+        assert [(await gateway.log_in(token)).status for _ in range(2)] == [502, 403]
 
 
 async def test_a_used_token_stays_used_after_a_restart(tmp_path: Path, homeserver: FakeHomeserver) -> None:

@@ -30,3 +30,10 @@ class UsedTokens:
                 .on_conflict_do_nothing()
             )
             return written.rowcount == 1
+
+    async def give_back(self, issuer: str, token_id: str) -> None:
+        """Forget the use of a token that did not come to a session."""
+        async with self._database.connect() as connection:
+            await connection.execute(
+                delete(used_tokens).where(used_tokens.c.issuer == issuer, used_tokens.c.token_id == token_id)
+            )

@@ -47,6 +47,7 @@ class HomeserverAnswered(Exception):
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
+        self.status = reply.status
         super().__init__(f"{reply.status} {reply.errcode}")
 
 

@@ -45,6 +45,14 @@ async def test_a_token_that_never_expires_is_never_forgotten(used: UsedTokens) -
     assert not await used.use("iss", "1", None, now=2**53)
 
 
+async def test_a_token_that_is_given_back_can_be_used_once_more(used: UsedTokens) -> None:
+    for issuer in ("iss", "other"):
+        assert await used.use(issuer, "1", 100, now=50)
+    await used.give_back("iss", "1")
+
+    assert [await used.use(issuer, "1", 100, now=50) for issuer in ("iss", "other", "iss")] == [True, False, False]
+
+
 async def test_two_processes_share_what_was_used(used: UsedTokens, tmp_path: Path) -> None:
     async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as other:
         first = await asyncio.gather(
