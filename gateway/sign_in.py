@@ -95,6 +95,11 @@ class SignIn:
                 self.limits.count_failure(client.address)
             raise
 
+    def count_unreadable(self, client: Client) -> None:
+        """Count a login whose fields are wrong; raises `Refused` when the address failed too often before."""
+        self.limits.check_address(client.address)
+        self.limits.count_failure(client.address)
+
     async def _log_in(self, request: LoginRequest, client: Client) -> Reply:
         now = self.now()
         claims = verify(request.token, self.rules.verifier, now)

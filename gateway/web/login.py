@@ -57,12 +57,21 @@ class Login:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._read(request)
         try:
-            login = parse_login(body, self.login_types) if len(body) <= self.max_login_body else None
+            login = self._parse(body, request, hop)
         except Refused as refused:
             return self._refuse(refused, request, hop)
         if login is None:
             return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
         return await self._sign_in(login, request, hop)
+
+    def _parse(self, body: bytes, request: web.BaseRequest, hop: Hop) -> LoginRequest | None:
+        if len(body) > self.max_login_body:
+            return None
+        try:
+            return parse_login(body, self.login_types)
+        except Refused:
+            self.sign_in.count_unreadable(self._client(request, hop))
+            raise
 
     async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, hop: Hop) -> web.Response:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.

@@ -334,6 +334,22 @@ async def test_an_address_that_fails_too_often_is_told_when_to_come_back(
     check_refusal(answer, 429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=60_000)
 
 
+@pytest.mark.parametrize(
+    ("members", "status"), [({}, 403), ({"token": 7}, 403), ({"token": "a.b.c", "device_id": 7}, 400)]
+)
+async def test_a_login_with_wrong_fields_is_behind_the_limit_and_counts(
+    members: dict[str, object], status: int, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"failed_logins_per_address": {"burst": 2, "refill": 1}}
+    body = {"type": "org.matrix.login.jwt", **members}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits) as gateway:
+        answers = [await gateway.call("POST", LOGIN, body, X_Forwarded_For="203.0.113.5") for _ in range(3)]
+        assert [answer.status for answer in answers] == [status, status, 429]
+        assert (await gateway.call("POST", LOGIN, body, X_Forwarded_For="203.0.113.6")).status == status
+        assert (await gateway.call("POST", LOGIN, {"type": "x"}, X_Forwarded_For="203.0.113.5")).status == 400
+    assert len(homeserver.seen) == 1
+
+
 async def test_a_homeserver_that_is_down_is_a_502(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
     await homeserver.stop()
     check_refusal(await gateway.log_in(mint()), 502, "M_UNKNOWN", "The homeserver cannot be reached")
