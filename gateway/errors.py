@@ -90,8 +90,11 @@ _MAX_DETAIL: Final = 200
 class Refused(Exception):
     """A request is refused: `refusal` picks the answer, `detail` fills its text, `reason` is for the log only.
 
-    `retry_after` is in seconds. Neither `detail` nor `reason` ever holds a token or a secret.
+    `retry_after` is in seconds; `user_id` is for the log too, once it is known who it is. Neither `detail` nor
+    `reason` ever holds a token or a secret.
     """
+
+    user_id = ""
 
     def __init__(
         self, refusal: Refusal, detail: str = "", *, reason: str = "", retry_after: float | None = None

@@ -37,12 +37,17 @@ def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _leave_out_empty,
             _escape_controls,
             render,
         ],
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def _leave_out_empty(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: value for name, value in event.items() if value is not None and value != ""}
 
 
 def printable(text: str) -> str:

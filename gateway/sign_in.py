@@ -19,6 +19,7 @@ from gateway.core.accounts import (
     choose_account,
     lacks_issuer,
     next_step,
+    user_not_found,
 )
 from gateway.core.headers import Field
 from gateway.core.identity import Identity, Mapping, check_allowed, identify
@@ -51,9 +52,13 @@ class ProfileSettings(Table):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks: its address ("" when unknown) and the fields that tell the homeserver of it."""
+    """Who asks: its address ("" when unknown), for whom its failures count, and what tells the homeserver of it.
+
+    `limited_as` is "" for a proxy that stands for all its clients.
+    """
 
     address: str
+    limited_as: str
     fields: tuple[Field, ...] = ()
 
 
@@ -87,18 +92,18 @@ class SignIn:
 
         Raises `Refused`, or `HomeserverAnswered` where the homeserver refuses this user itself.
         """
-        self.limits.check_address(client.address)
+        self.limits.check_address(client.limited_as)
         try:
             return await self._log_in(request, client)
         except Refused as refused:
             if refused.status in {400, 403}:
-                self.limits.count_failure(client.address)
+                self.limits.count_failure(client.limited_as)
             raise
 
     def count_unreadable(self, client: Client) -> None:
         """Count a login whose fields are wrong; raises `Refused` when the address failed too often before."""
-        self.limits.check_address(client.address)
-        self.limits.count_failure(client.address)
+        self.limits.check_address(client.limited_as)
+        self.limits.count_failure(client.limited_as)
 
     async def _log_in(self, request: LoginRequest, client: Client) -> Reply:
         now = self.now()
@@ -106,8 +111,12 @@ class SignIn:
         identity = identify(claims, self.rules.mapping)
         if not self.rules.verifier.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
-        account, first = await self._admit(claims, identity, now)
-        reply = await self._open_session(account, request, client)
+        try:
+            account, first = await self._admit(claims, identity, now)
+            reply = await self._open_session(account, request, client)
+        except (Refused, HomeserverAnswered) as error:
+            error.user_id = identity.user_id
+            raise
         self.last_seen.note(account.localpart, now)
         self._set_profile_beside(account, identity, first=first)
         self.log.info(
@@ -137,7 +146,7 @@ class SignIn:
         if rules.single_use and not await self.used_tokens.use(
             identity.issuer, claims["jti"], last_valid_moment(claims, rules), now
         ):
-            raise Refused(Refusal.ALREADY_USED)
+            raise Refused(Refusal.ALREADY_USED, reason="single_use is on")
 
     async def _give_back(self, claims: Claims, identity: Identity) -> None:
         if not self.rules.verifier.rules.single_use:
@@ -209,7 +218,7 @@ class SignIn:
         except UnknownUser:
             # The homeserver lost an account that it had: its database is new, or older than ours.
             if not self.rules.accounts.register_user:
-                raise Refused(Refusal.USER_NOT_FOUND) from None
+                raise user_not_found() from None
         self.log.warning("account_made_again", user_id=self._user_id(account))
         await self.homeserver.register(account.localpart)
         try:

@@ -44,6 +44,13 @@ def test_any_text_as_value_gives_one_line(form: str, value: str) -> None:
     assert logged(form, value)[:-1].isprintable()
 
 
+def test_a_field_with_nothing_in_it_is_left_out() -> None:
+    stream = io.StringIO()
+    get_logger(LogSettings(format="json"), stream).info("event", address="", issuer=None, first=False, count=[])
+
+    assert set(json.loads(stream.getvalue())) == {"event", "level", "timestamp", "first", "count"}
+
+
 def test_below_its_level_nothing_is_written() -> None:
     stream = io.StringIO()
     logger = get_logger(LogSettings(level="warning"), stream)

@@ -407,7 +407,10 @@ async def test_a_client_that_goes_away_leaves_nothing_half_done(
     go_on.set()
     if at == "register":
         await until(lambda: homeserver.sessions)
-    await until(lambda: "login_unheard" in gateway.log)
+    await until(lambda: "client_left" in gateway.log)
+    left = next(line for line in gateway.log.splitlines() if "client_left" in line)
+    expected = ["outcome='session opened'"] if at == "register" else ["outcome=refused", f"user_id={ALICE}"]
+    assert all(part in left for part in [*expected, "address=127.0.0.1"])
     assert rows(tmp_path) == [("alice", "alice", "active")]
     homeserver.faults.clear()
     assert (await gateway.log_in(mint())).status == 200
@@ -450,6 +453,34 @@ async def test_a_session_of_another_user_is_never_handed_out(tmp_path: Path, hom
     assert answer.status == 502
     assert "access_token" not in answer.body
     assert "server_name must be the homeserver's own" in gateway.log
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        ("user_not_found", "register_user is false"),
+        ("account_locked", "locked in the gateway's database"),
+        ("already_used", "single_use is on"),
+        ("by_homeserver", "403 M_USER_DEACTIVATED"),
+        ("too_many_attempts", "logins of this subject"),
+    ],
+)
+async def test_the_log_says_why_and_who(
+    refusal: str, reason: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    jwt = {"register_user": refusal != "user_not_found", "single_use": refusal == "already_used"}
+    limits = {"logins_per_user": {"burst": 1 if refusal == "too_many_attempts" else 9, "refill": 1}}
+    async with running_gateway(tmp_path, homeserver.url, jwt=jwt, limits=limits) as gateway:
+        if refusal == "account_locked":
+            write_row(tmp_path, "locked", 0)
+        if refusal == "by_homeserver":
+            homeserver.users["alice"] = User(deactivated=True)
+        token = mint(jti="1")
+        answers = [await gateway.log_in(token) for _ in range(2)]
+    assert answers[1].status in {401, 403, 429}
+    line = gateway.log.splitlines()[-1]
+    assert "login_refused" in line
+    assert all(part in line for part in (f"refusal={refusal}", reason, f"user_id={ALICE}", "address=127.0.0.1"))
 
 
 async def test_no_secret_ever_stands_in_the_log(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:

@@ -92,7 +92,7 @@ def next_step(account: Account | None, rules: AccountRules, now: float) -> Step:
     if account is not None and account.state is State.ACTIVE:
         return Step.OPEN_SESSION
     if account is not None and account.state is State.LOCKED:
-        raise Refused(Refusal.ACCOUNT_LOCKED)
+        raise Refused(Refusal.ACCOUNT_LOCKED, reason="locked in the gateway's database")
     if account is not None and rules.existing_accounts == "refuse" and _is_registering(account, now):
         return Step.WAIT
     if not rules.register_user or (account is None and rules.existing_accounts == "refuse"):
@@ -114,9 +114,14 @@ def check_made(rules: AccountRules, *, made: bool, claimed: bool) -> None:
 def check_existence(account: Account | None, rules: AccountRules, *, exists: bool) -> None:
     """Refuse a user that the homeserver lacks and we may not make, and one that it has and we may not take over."""
     if not exists and not rules.register_user:
-        raise Refused(Refusal.USER_NOT_FOUND)
+        raise user_not_found()
     if exists and account is None and rules.existing_accounts == "refuse":
         raise _existing()
+
+
+def user_not_found() -> Refused:
+    """Return the refusal of a user that the homeserver lacks."""
+    return Refused(Refusal.USER_NOT_FOUND, reason="the homeserver has no such user, and register_user is false")
 
 
 def _existing() -> Refused:

@@ -75,28 +75,35 @@ class Login:
 
     async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, hop: Hop) -> web.Response:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.
-        exchange = self.background.spawn(self.sign_in(login, self._client(request, hop)), "login")
+        client = self._client(request, hop)
+        exchange = self.background.spawn(self.sign_in(login, client), "login")
         try:
             await asyncio.wait([exchange])
         except asyncio.CancelledError:
-            exchange.add_done_callback(self._unheard)
+            exchange.add_done_callback(lambda exchange: self._left(exchange, client))
             raise
         try:
             return homeserver_reply(exchange.result())
         except HomeserverAnswered as answered:
-            self.log.info("login_refused", refusal="by_homeserver", reason=str(answered))
+            self.log.info("login_refused", **_described(answered), address=client.address)
             return homeserver_reply(answered.reply)
         except Refused as refused:
             return self._refuse(refused, request, hop)
 
-    def _unheard(self, exchange: asyncio.Task[Reply]) -> None:
-        failure = "cancelled" if exchange.cancelled() else repr(exchange.exception() or "")
-        self.log.info("login_unheard", failure=failure)
+    def _left(self, exchange: asyncio.Task[Reply], client: Client) -> None:
+        """Say what came of a login whose client did not wait for it."""
+        if exchange.cancelled():
+            outcome = {"outcome": "cancelled"}
+        elif isinstance(error := exchange.exception(), Refused | HomeserverAnswered):
+            outcome = {"outcome": "refused", **_described(error)}
+        else:
+            outcome = {"outcome": "failed" if error else "session opened", "reason": repr(error) if error else ""}
+        self.log.info("client_left", **outcome, address=client.address)
 
     def _refuse(self, refused: Refused, request: web.BaseRequest, hop: Hop) -> web.Response:
         address = client_address(request.raw_headers, hop, self.trusted_proxies)
         say = self.log.warning if refused.status >= 500 else self.log.info
-        say("login_refused", refusal=refused.refusal.name.lower(), reason=refused.reason, address=address)
+        say("login_refused", **_described(refused), address=address)
         return refusal(refused)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
@@ -114,12 +121,16 @@ class Login:
 
     def _client(self, request: web.BaseRequest, hop: Hop) -> Client:
         fields: list[Field] = to_homeserver(request.raw_headers, hop)
+        address = client_address(request.raw_headers, hop, self.trusted_proxies)
         return Client(
-            address=self._limited_address(request, hop),
+            address=address,
+            # A trusted proxy that does not say for whom it asks stands for all its clients.
+            limited_as="" if hop.trusted and address == hop.peer else address,
             fields=tuple(field for field in fields if field[0].lower() in _OF_THE_CLIENT),
         )
 
-    def _limited_address(self, request: web.BaseRequest, hop: Hop) -> str:
-        address = client_address(request.raw_headers, hop, self.trusted_proxies)
-        # A trusted proxy that does not say for whom it asks stands for all its clients.
-        return "" if hop.trusted and address == hop.peer else address
+
+def _described(error: Refused | HomeserverAnswered) -> dict[str, str]:
+    kind = error.refusal.name.lower() if isinstance(error, Refused) else "by_homeserver"
+    reason = error.reason if isinstance(error, Refused) else str(error)
+    return {"refusal": kind, "reason": reason, "user_id": error.user_id}
