@@ -2,8 +2,9 @@
 
 import json
 import math
+from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from gateway.core.headers import CORS_HEADERS
@@ -42,4 +43,26 @@ def homeserver_reply(reply: Reply) -> web.Response:
     for name, value in CORS_HEADERS.items():
         fields.setdefault(name, value)
     fields.setdefault("Server", SERVER)  # or aiohttp names itself and its version
-    return web.Response(status=reply.status, body=reply.body, headers=fields)
+    return _Untouched(status=reply.status, body=reply.body, headers=fields)
+
+
+class _Untouched(web.Response):
+    """An answer whose fields, held as Latin-1, go out as the octets that they were, and with no type of aiohttp's.
+
+    Rests on `_prepare_headers` and `_write_headers` of aiohttp 3.14, and on where its writer keeps a head.
+    """
+
+    async def _prepare_headers(self) -> None:
+        typed = hdrs.CONTENT_TYPE in self.headers
+        await super()._prepare_headers()
+        if not typed:
+            self.headers.pop(hdrs.CONTENT_TYPE, None)
+
+    async def _write_headers(self) -> None:
+        # aiohttp would write UTF-8, and fail for control characters, which its parser takes.
+        lines = [
+            f"HTTP/1.1 {self.status} {self.reason}",
+            *(f"{name}: {value}" for name, value in self.headers.items()),
+        ]
+        writer: Any = self._payload_writer
+        writer._headers_buf = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")  # noqa: SLF001

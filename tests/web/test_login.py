@@ -445,6 +445,22 @@ async def test_the_answer_is_the_homeservers_own(
     assert asked.json() == {**expected, **given_members}
 
 
+@pytest.mark.parametrize("typed", [True, False])
+async def test_the_fields_of_the_homeservers_answer_stay_the_same_octets(tmp_path: Path, *, typed: bool) -> None:
+    user = b'{"user_id": "@alice:example.org", "access_token": "t"}'
+    fields = [b"X-Latin: a\xe9b", b"X-Control: a\x01\x7fb", b"x-utf: \xc3\xa9", b"X-Twice: 1", b"X-Twice: 2"]
+    if typed:
+        fields.append(b"Content-type: application/json; charset=x")
+    answer = b"\r\n".join([b"HTTP/1.1 200 OK", *fields, b"Content-Length: %d" % len(user), b"", user])
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": mint()}).encode()
+    async with RawServer(Script(answer)).running() as upstream, running_gateway(tmp_path, upstream.url) as gateway:
+        answer = await exchange(gateway.port, head("POST", LOGIN, length=len(body)) + body)
+    lines, _, received = answer.partition(b"\r\n\r\n")
+    assert received == user
+    assert [line for line in lines.split(b"\r\n") if line.lower().startswith((b"x-", b"content-type"))] == fields
+    assert b"Content-Length: %d" % len(user) in lines
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("query", ["", "?", "?a=b&access_token=x"])
 async def test_every_login_path_logs_in_whatever_its_query(path: str, query: str, gateway: RunningGateway) -> None:
