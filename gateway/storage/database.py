@@ -7,10 +7,11 @@ subject owns an account and which token was used.
 
 import asyncio
 import functools
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,19 @@ def _upgrade(url: URL) -> migrate.Upgrade:
     engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": _PATIENCE})
     try:
         with _named(url):
+            _make_private(url.database or "")
             with engine.begin() as connection:
                 done = migrate.upgrade(connection)
             _switch_to_wal(engine)  # not before: a file of another program must stay as it is
             return done
     finally:
         engine.dispose()
+
+
+def _make_private(path: str) -> None:
+    """Make the file, if it is new, so that its user alone can read it; SQLite gives its companions the same mode."""
+    with suppress(OSError):  # it is there, or SQLite says next why it can't be
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _switch_to_wal(engine: Engine) -> None:

@@ -46,6 +46,20 @@ def test_a_url_that_names_no_sqlite_file_is_refused(url: str, why: str) -> None:
         DatabaseSettings(url=url)
 
 
+async def test_a_new_database_is_its_users_alone_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    settings = DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")
+    mask = os.umask(0o022)
+    try:
+        for mode in (0o600, 0o640):
+            async with open_database(settings) as opened:
+                await Accounts(opened).claim(ALICE, 1)
+                assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+                assert len(list(tmp_path.iterdir())) == 3
+            (tmp_path / "gateway.db").chmod(0o640)
+    finally:
+        os.umask(mask)
+
+
 async def test_a_commit_survives_a_power_cut(database: Database) -> None:
     async with database.connect() as connection:
         modes = [
