@@ -129,6 +129,7 @@ class Homeserver:
                 # Without a password tuwunel and Conduit take the account for a guest's; nobody ever learns it.
                 "password": secrets.token_urlsafe(32),
             },
+            repeat=False,  # or "in use" could be the answer to what the first sending made
         )
 
     async def _surely_lacks(self, user_id: str, failure: Reply) -> bool:

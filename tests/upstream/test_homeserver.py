@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from gateway.errors import Refusal, Refused
-from gateway.upstream.homeserver import OWN_ANSWERS, Homeserver, HomeserverAnswered, classified
+from gateway.upstream.homeserver import OWN_ANSWERS, Homeserver, HomeserverAnswered, MaybeMade, classified
 from gateway.upstream.pool import Pool, PoolSettings, Reply
 from tests.fake_homeserver import FLAVOURS, SYNAPSE, FakeHomeserver, Fault, Flavour, User, running_homeserver
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
@@ -34,6 +35,48 @@ async def test_an_account_is_made_once_and_is_no_guests(flavour: Flavour) -> Non
         assert fake.users == {"alice": User()}
         (first, second) = fake.to("/register")
         assert first.json()["password"] != second.json()["password"]
+
+
+async def test_a_registration_is_sent_once_also_where_a_kept_connection_closes() -> None:
+    async with asked() as (homeserver, fake):
+        await homeserver.versions()
+        fake.faults["register"] = Fault(breaks="after")
+        with pytest.raises(MaybeMade):
+            await homeserver.register("alice")
+        assert fake.registered == 1
+        assert not await homeserver.register("alice")
+
+
+@pytest.mark.parametrize(
+    ("fault", "unsure"),
+    [
+        (Fault((500, "M_UNKNOWN")), False),
+        (Fault((500, "")), True),
+        (Fault((502, "M_UNKNOWN")), True),
+        (Fault((504, "M_UNKNOWN")), True),
+        (Fault((400, "M_EXCLUSIVE")), False),
+        (Fault((403, "M_FORBIDDEN")), False),
+        (Fault(breaks="head"), True),
+        (Fault(breaks="body"), True),
+    ],
+)
+async def test_a_registration_that_fails_says_whether_it_made_an_account(fault: Fault, *, unsure: bool) -> None:
+    async with asked() as (homeserver, fake):
+        fake.faults["register"] = replace(fault)
+        with pytest.raises(Refused) as refused:
+            await homeserver.register("alice")
+        assert isinstance(refused.value, MaybeMade) is unsure
+
+
+async def test_a_failure_after_the_account_was_made_leaves_it_open() -> None:
+    async with asked() as (homeserver, fake):
+        fake.users["alice"] = User()
+        fake.faults["register"] = Fault((500, "M_UNKNOWN"))
+        with pytest.raises(MaybeMade):
+            await homeserver.register("alice")
+        fake.faults |= {"register": Fault((500, "M_UNKNOWN")), "profile": Fault(breaks="head", times=9)}
+        with pytest.raises(MaybeMade):
+            await homeserver.register("bob")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
