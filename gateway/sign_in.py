@@ -112,18 +112,18 @@ class SignIn:
         if not self.rules.verifier.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
         try:
-            account, first = await self._admit(claims, identity, now)
+            account, made = await self._admit(claims, identity, now)
             reply = await self._open_session(account, request, client)
         except (Refused, HomeserverAnswered) as error:
             error.user_id = identity.user_id
             raise
         self.last_seen.note(account.localpart, now)
-        self._set_profile_beside(account, identity, first=first)
+        self._set_profile_beside(account, identity, made=made)
         self.log.info(
             "login",
             user_id=self._user_id(account),
             issuer=identity.issuer,
-            first=first,
+            made=made,
             address=client.address,
         )
         return reply
@@ -157,11 +157,11 @@ class SignIn:
             self.log.warning("token_not_given_back", reason=refused.reason)
 
     async def _provide(self, identity: Identity, account: Account | None) -> tuple[Account, bool]:
-        """Return the subject's account, which the homeserver has, and whether this made it ready.
+        """Return the subject's account, which the homeserver has, and whether this login made it.
 
         `account` is the row that was found for it, None if there was none.
         """
-        first = False
+        made = False
         while True:
             step = next_step(account, self.rules.accounts, self.now())
             if account is not None:
@@ -170,16 +170,16 @@ class SignIn:
             if account is not None and lacks_issuer(account, identity):
                 await self.accounts.note_issuer(account.localpart, identity.issuer)
             elif account is not None and step is Step.OPEN_SESSION:
-                return account, first
+                return account, made
             elif step is Step.WAIT:
                 await asyncio.sleep(_LOOK_AGAIN)
             elif await self._make_ready(identity, account, step):
-                first = True
+                made = True
             # Another login may have been faster in each of these.
             account = choose_account(await self.accounts.find(identity), identity)
 
     async def _make_ready(self, identity: Identity, account: Account | None, step: Step) -> bool:
-        """Bring the row and the account on the homeserver into being; False when another login was faster."""
+        """Bring row and account into being where they are missing; say whether this made the account."""
         exists = False
         if step is Step.ASK_HOMESERVER:
             exists = await self.homeserver.exists(identity.user_id if account is None else self._user_id(account))
@@ -194,13 +194,12 @@ class SignIn:
             ours = await self.accounts.keep_pending(localpart)
         if not ours:
             return False
-        if not exists:
-            await self._register(localpart, claimed=account is None)
+        made = not exists and await self._register(localpart, claimed=account is None)
         await self.accounts.activate(localpart)
-        return True
+        return made
 
-    async def _register(self, localpart: str, *, claimed: bool) -> None:
-        """Have the account made. A row that this login `claimed` for it does not outlive a refusal."""
+    async def _register(self, localpart: str, *, claimed: bool) -> bool:
+        """Have the account made, and say whether it is new. A row that was `claimed` for it goes after a refusal."""
         try:
             made = await self.homeserver.register(localpart)
             check_made(self.rules.accounts, made=made, claimed=claimed)
@@ -211,6 +210,8 @@ class SignIn:
             if claimed:
                 await self.accounts.give_up(localpart)
             raise
+        # Where existing accounts are refused, one that is there now was made by a login that broke off.
+        return made or self.rules.accounts.existing_accounts == "refuse"
 
     async def _open_session(self, account: Account, request: LoginRequest, client: Client) -> Reply:
         try:
@@ -229,9 +230,9 @@ class SignIn:
                 reason="the homeserver does not know a user that it has just registered",
             ) from None
 
-    def _set_profile_beside(self, account: Account, identity: Identity, *, first: bool) -> None:
+    def _set_profile_beside(self, account: Account, identity: Identity, *, made: bool) -> None:
         """Set the profile beside the answer: it neither slows nor fails a login."""
-        occasions = {"every_login", "first_login"} if first else {"every_login"}
+        occasions = {"every_login", "first_login"} if made else {"every_login"}
         name = identity.display_name if self.rules.profile.display_name in occasions else None
         avatar = identity.avatar if self.rules.profile.avatar in occasions else None
         if avatar and not avatar.startswith("mxc://"):

@@ -426,6 +426,26 @@ async def test_the_display_name_is_set_on_the_first_login_only(
     assert homeserver.users["alice"].display_name == "Alice \u00c4"
 
 
+async def test_the_display_name_of_an_account_that_was_there_stays(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.users["alice"] = User(display_name="of a person")
+    for _ in range(2):
+        assert (await gateway.log_in(mint(name="of the token"))).status == 200
+    await asyncio.sleep(0.05)
+    assert homeserver.users["alice"].display_name == "of a person"
+
+
+async def test_the_display_name_of_an_account_whose_registration_broke_off_is_set(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["register"] = Fault(breaks="after")
+    jwt = {"display_name_claim": "name"}
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE, jwt=jwt) as gateway:
+        assert [(await gateway.log_in(mint(name="A"))).status for _ in range(2)] == [502, 200]
+        await until(lambda: homeserver.users["alice"].display_name == "A")
+
+
 async def test_the_profile_is_set_on_every_login_where_configured(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     jwt = {"display_name_claim": "name", "avatar_claim": "picture"}
     profile = {"display_name": "every_login", "avatar": "every_login"}
