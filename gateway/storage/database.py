@@ -81,14 +81,15 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection whose statements are committed together at the end, or not at all."""
         async with self.connect() as connection:
-            # Taking the write lock at once makes a second writer wait its turn instead of failing half-way.
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
+                # Taking the write lock at once makes a second writer wait its turn instead of failing half-way.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
+                await connection.exec_driver_sql("COMMIT")
             except BaseException:
-                await connection.exec_driver_sql("ROLLBACK")
+                # Also a COMMIT may fail and leave its transaction open; with its connection it ends for sure.
+                await connection.invalidate()
                 raise
-            await connection.exec_driver_sql("COMMIT")
 
 
 @contextmanager

@@ -86,6 +86,35 @@ async def test_a_transaction_that_fails_changes_nothing_and_leaves_nothing_open(
         assert (await connection.exec_driver_sql("SELECT * FROM used_tokens")).all() == []
 
 
+async def test_a_commit_that_fails_leaves_nothing_open(database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        await connection.exec_driver_sql(
+            "CREATE TABLE late (of TEXT REFERENCES accounts (localpart) DEFERRABLE INITIALLY DEFERRED)"
+        )
+    with pytest.raises(Refused, match="FOREIGN KEY"):
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql("INSERT INTO late VALUES ('nobody')")
+    for _ in range(5):
+        async with database.transaction() as connection:
+            assert (await connection.exec_driver_sql("SELECT * FROM late")).all() == []
+
+
+async def test_a_transaction_that_is_called_off_leaves_nothing_open(database: Database) -> None:
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
+            await asyncio.sleep(60)
+
+    writers = [asyncio.create_task(write()) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    for writer in writers:
+        writer.cancel()
+    await asyncio.wait(writers)
+    async with database.transaction() as connection:
+        assert (await connection.exec_driver_sql("SELECT * FROM used_tokens")).all() == []
+
+
 async def test_a_locked_database_refuses_writes_in_time_and_goes_on_reading(
     database: Database, tmp_path: Path
 ) -> None:
