@@ -216,15 +216,19 @@ class SignIn:
     async def _open_session(self, account: Account, request: LoginRequest, client: Client) -> Reply:
         try:
             return await self.sessions.open(account.localpart, request, client.fields)
-        except UnknownUser:
+        except UnknownUser as unknown:
             # The homeserver lost an account that it had: its database is new, or older than ours.
             if not self.rules.accounts.register_user:
+                if unknown.doubtful and await self.homeserver.exists(self._user_id(account)):
+                    raise HomeserverAnswered(unknown.reply) from None
                 raise user_not_found() from None
-        self.log.warning("account_made_again", user_id=self._user_id(account))
-        await self.homeserver.register(account.localpart)
+        if await self.homeserver.register(account.localpart):
+            self.log.warning("account_made_again", user_id=self._user_id(account))
         try:
             return await self.sessions.open(account.localpart, request, client.fields)
-        except UnknownUser:
+        except UnknownUser as unknown:
+            if unknown.doubtful:
+                raise HomeserverAnswered(unknown.reply) from None
             raise Refused(
                 Refusal.HOMESERVER_REFUSES_GATEWAY,
                 reason="the homeserver does not know a user that it has just registered",

@@ -321,6 +321,18 @@ async def test_an_account_that_the_homeserver_lost_is_made_again(flavour: Flavou
         assert "account_made_again" in gateway.log
 
 
+@pytest.mark.parametrize("register_user", [True, False])
+async def test_a_homeserver_that_dislikes_a_field_says_so_itself(
+    tmp_path: Path, homeserver: FakeHomeserver, *, register_user: bool
+) -> None:
+    homeserver.users["alice"] = User()
+    homeserver.faults["login"] = Fault((400, "M_INVALID_PARAM"), times=9)
+    async with running_gateway(tmp_path, homeserver.url, jwt={"register_user": register_user}) as gateway:
+        answer = await gateway.log_in(mint(), device_id="disliked")
+        assert (answer.status, answer.body["errcode"], answer.body["error"]) == (400, "M_INVALID_PARAM", "as told")
+        assert "account_made_again" not in gateway.log
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
 @pytest.mark.parametrize(("what", "errcode"), [("deactivated", "M_USER_DEACTIVATED"), ("locked", "M_USER_LOCKED")])
 async def test_each_homeserver_refuses_its_users_in_its_own_words(

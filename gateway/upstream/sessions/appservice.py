@@ -22,7 +22,12 @@ class SessionSettings(Table):
 
 
 class UnknownUser(Exception):
-    """The homeserver does not have this user (any more)."""
+    """The homeserver does not have this user (any more); `doubtful` when it may not like a field of the login."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.doubtful = reply.errcode == "M_INVALID_PARAM"
+        super().__init__(f"{reply.status} {reply.errcode}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class AppserviceSessions:
         reply = await self.homeserver.call("POST", "/_matrix/client/v3/login", body, client, repeat=False)
         if reply.status != 200:
             if (reply.status, reply.errcode) in _UNKNOWN_USER:
-                raise UnknownUser
+                raise UnknownUser(reply)
             raise classified(reply, "log the user in")
         expected = f"@{localpart}:{self.homeserver.server_name}"
         if reply.json().get("user_id") != expected:
