@@ -12,13 +12,15 @@ from gateway.settings import Table
 
 # Buckets that are kept; the one that was used longest ago makes place.
 _BUCKETS: Final = 100_000
+# More than any gateway answers in a minute; far above it the arithmetic of floats ends.
+_MAX_RATE: Final = 1_000_000
 
 
 class Bucket(Table):
     """`burst` tries at once, then `refill` a minute; a burst of 0 is no limit."""
 
-    burst: int = Field(ge=0)
-    refill: int = Field(gt=0)
+    burst: int = Field(ge=0, le=_MAX_RATE)
+    refill: int = Field(gt=0, le=_MAX_RATE)
 
 
 class LimitSettings(Table):

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gateway.errors import Refusal, Refused
 from gateway.limits import Bucket, Limits, LimitSettings
@@ -87,7 +88,13 @@ def test_a_burst_of_nothing_is_no_limit() -> None:
         limits.count_login("iss", "alice")
 
 
-@given(st.integers(0, 2**70), st.integers(1, 2**70), st.text())
+@pytest.mark.parametrize(("burst", "refill"), [(-1, 1), (1, 0), (10**6 + 1, 1), (1, 10**6 + 1), (1, 10**400)])
+def test_a_bucket_that_can_not_be_counted_is_refused(burst: int, refill: int) -> None:
+    with pytest.raises(ValidationError):
+        Bucket(burst=burst, refill=refill)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6), st.text())
 def test_any_bucket_and_any_name_are_taken(burst: int, refill: int, name: str) -> None:
     bucket = Bucket(burst=burst, refill=refill)
     limits = Limits(LimitSettings(failed_logins_per_address=bucket, logins_per_user=bucket))
