@@ -34,7 +34,7 @@ from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade
-from gateway.upstream.pool import Reply
+from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
 
 When = Literal["never", "first_login", "every_login"]
@@ -113,7 +113,11 @@ class SignIn:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
         try:
             account, made = await self._admit(claims, identity, now)
-            reply = await self._open_session(account, request, client)
+            try:
+                reply = await self._open_session(account, request, client)
+            except NotConnected:
+                await self._give_back(claims, identity)
+                raise
         except (Refused, HomeserverAnswered) as error:
             error.user_id = identity.user_id
             raise

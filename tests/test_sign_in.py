@@ -376,6 +376,17 @@ async def test_a_login_that_fails_before_its_session_gives_the_token_back(
             assert (await gateway.log_in(token)).status == expected
 
 
+async def test_a_homeserver_that_is_down_uses_no_token_up(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+        assert (await gateway.log_in(mint(jti="1"))).status == 200
+        await homeserver.stop()
+        tokens = [mint(jti="2"), mint("bob", jti="3")]
+        assert [(await gateway.log_in(token)).status for token in tokens] == [502, 502]
+        assert [row[0] for row in rows(tmp_path)] == ["alice"]
+        await homeserver.start()
+        assert [(await gateway.log_in(token)).status for token in tokens * 2] == [200, 200, 403, 403]
+
+
 async def test_a_user_who_has_to_wait_keeps_the_token(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     limits = {"logins_per_user": {"burst": 1, "refill": 600}}
     async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}, limits=limits) as gateway:

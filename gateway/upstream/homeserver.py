@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 from gateway.core.headers import Field
 from gateway.core.identity import check_server_name
 from gateway.errors import Refusal, Refused
-from gateway.upstream.pool import Pool, PoolSettings, Reply
+from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
 
 # Where the account itself is the reason, the homeserver's own answer goes to the client.
 OWN_ANSWERS: Final = frozenset(
@@ -102,6 +102,8 @@ class Homeserver:
         """
         try:
             reply = await self._ask_to_register(localpart)
+        except NotConnected:
+            raise
         except Refused as refused:
             raise MaybeMade(refused.refusal, reason=refused.reason) from refused
         user_id = f"@{localpart}:{self.server_name}"

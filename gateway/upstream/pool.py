@@ -89,6 +89,10 @@ class Reply:
         return errcode if isinstance(errcode, str) else ""
 
 
+class NotConnected(Refused):
+    """No connection to the homeserver came about, so that nothing of the request reached it."""
+
+
 class Pool:
     """Connections to one homeserver. Whatever awaits raises `Refused` where it can't be reached.
 
@@ -125,12 +129,12 @@ class Pool:
                 else:
                     await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
         except TimeoutError as error:
-            raise Refused(
+            raise NotConnected(
                 Refusal.HOMESERVER_TOO_SLOW,
                 reason=f"no connection to the homeserver within {self._connect_timeout:g} s",
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be one of a host
-            raise Refused(
+            raise NotConnected(
                 Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to the homeserver: {error}"
             ) from error
         except asyncio.CancelledError:
