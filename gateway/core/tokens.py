@@ -72,7 +72,7 @@ def verify(token: str, verifier: Verifier, now: float) -> Claims:
 
 
 def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:
-    """Return the header of a compact JWS, with nothing verified yet (RFC 7515 3.1, 7.1)."""
+    """Return the header of a compact JWS whose form is right, with nothing verified yet (RFC 7515 3.1, 7.1)."""
     if len(token.encode("utf-8", "surrogatepass")) > max_token_bytes:
         raise Refused(Refusal.UNDECODABLE, f"the token is larger than {max_token_bytes} bytes")
     segments = token.split(".")
@@ -80,7 +80,8 @@ def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:
         raise Refused(Refusal.UNDECODABLE, "the token is encrypted (JWE); a signed one (JWS) is needed")
     if len(segments) != 3:
         raise Refused(Refusal.UNDECODABLE, "the token is not three parts joined by dots")
-    header = _read_object(_from_base64url(segments[0]), "header")
+    first, _, _ = [_from_base64url(segment) for segment in segments]
+    header = _read_object(first, "header")
     for name in ("crit", "b64"):  # RFC 7515 4.1.11, RFC 7797: nothing critical is understood here
         if name in header:
             raise Refused(Refusal.UNDECODABLE, f"the header has {name!r}")
@@ -93,8 +94,6 @@ def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> byt
     if not isinstance(algorithm, str) or algorithm not in key_set.algorithms:
         name = algorithm[:32] if isinstance(algorithm, str) else "no 'alg' in the header"
         raise Refused(Refusal.UNSUPPORTED_ALGORITHM, name)
-    for segment in token.split("."):
-        _from_base64url(segment)
     registry = _registry(key_set.algorithms)
     keys = key_set.candidates(algorithm)
     if not keys:

@@ -105,6 +105,13 @@ def test_a_header_without_an_algorithm_is_refused(header: dict[str, Any]) -> Non
     assert refusal(sign({"sub": "a"}, header)) == (Refusal.UNSUPPORTED_ALGORITHM, "no 'alg' in the header")
 
 
+@pytest.mark.parametrize("rest", ["!.AA", "AA.!", "AA.A", "A.AA"])
+def test_the_form_of_all_parts_comes_before_the_algorithm(rest: str) -> None:
+    token = f"{encode({'alg': 'none'})}.{rest}"
+
+    assert refusal(token) == (Refusal.UNDECODABLE, "a part of the token is not base64url")
+
+
 def test_a_public_key_is_never_taken_for_an_hmac_secret() -> None:
     pem = public_pem("RSA")
     key_set = build_key_set("RSA", [pem], ["RS256"])
