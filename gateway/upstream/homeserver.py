@@ -210,7 +210,7 @@ _HINT_TOKEN: Final = (
 _HINT_NAMESPACE: Final = (
     "the user is outside the namespace of the registration: its regex must cover every user of the server"
 )
-_HINT_FORBIDDEN: Final = "check as_token, namespace and server_name of the registration file"
+_HINT_FORBIDDEN: Final = "check as_token and regex in the registration file, and server_name in gateway.toml"
 _HINT_NO_LOGIN: Final = (
     "it has no login for application services (as behind Matrix Authentication Service);"
     ' method = "appservice" can\'t work there'

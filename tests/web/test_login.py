@@ -373,7 +373,7 @@ async def test_a_homeserver_that_takes_no_connection_is_a_504(tmp_path: Path) ->
     [
         ("register", (401, "M_UNKNOWN_TOKEN"), "registration"),
         ("register", (400, "M_EXCLUSIVE"), "namespace"),
-        ("login", (403, "M_FORBIDDEN"), "check as_token, namespace and server_name"),
+        ("login", (403, "M_FORBIDDEN"), "check as_token and regex in the registration file, and server_name in gateway.toml"),
         ("login", (404, "M_UNRECOGNIZED"), "no login for application services"),
         ("login", (400, "IO.ELEMENT.MSC4190.M_APPSERVICE_LOGIN_UNSUPPORTED"), "no login for application services"),
     ],
