@@ -1,14 +1,14 @@
 """JSON Web Token login for any Matrix homeserver, as a gateway in front of it.
 
-errors, logs, tasks   what can be refused, how it is told, what runs beside a request
-core/                 decisions: plain functions and frozen values, no I/O, no clock
-storage/              the only SQL
-upstream/             the only calls to other servers
-sign_in               the story of a login: verify, identify, provide an account, open a session
-web/                  the only aiohttp.web: listeners, login, relay, health
-config                file and environment to checked settings, all problems in one report
-app                   builds everything and runs it
-cli/                  the commands
+errors, logs, tasks, limits   what is refused, how it is told, what runs beside a request, how often one may try
+settings, problems, config    file and environment to checked settings, all problems in one report
+core/                         decisions: plain functions and frozen values, no I/O, no clock
+storage/                      the only SQL
+upstream/                     the only calls to other servers
+sign_in                       the story of a login: verify, identify, provide an account, open a session
+web/                          the only aiohttp.web: listeners, login, relay, health
+app                           builds everything and runs it
+cli/                          the commands
 """
 
 __version__ = "0.1.0"

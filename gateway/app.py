@@ -60,7 +60,7 @@ async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Se
         stack.push_async_callback(background.close, 5)
         homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
         if settings.server.admin_listen:
-            health = web.Server(Health(Accounts(database), homeserver), access_log=None)
+            health = web.Server(Health(database, homeserver), access_log=None)
             admin = sites(health, [settings.server.admin_listen], 1, reuse_port=settings.server.reuse_port)
             await stack.enter_async_context(admin)
         sign_in = _sign_in(configuration, database, homeserver, background, log)

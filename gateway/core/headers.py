@@ -46,12 +46,6 @@ _NOT_OF_STRANGERS: Final = _HOP_BY_HOP | _OF_PROXIES
 _WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?)$")
 # RFC 9112 3.2, RFC 3986 3.2.2 and 3.2.3: a name or an address, and a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-CORS_HEADERS: Final = {
-    # Client-server specification, 'Web browser clients'.
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiosqlite
 from alembic.util import CommandError
 from pydantic import field_validator
-from sqlalchemy import URL, Engine, Select, create_engine, event, make_url
+from sqlalchemy import URL, Engine, Select, create_engine, event, make_url, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -26,11 +26,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from gateway.errors import Refusal, Refused, Unusable
 from gateway.settings import Table
 from gateway.storage import migrate
+from gateway.storage.schema import accounts
 
 # How long a login waits for the database before it answers 503, in seconds.
 _PATIENCE = 5
 # How long SQLite itself waits for a lock. Less: a statement that waits can't be called off before that.
 _LOCK_PATIENCE = 2
+_NO_ACCOUNT: Final = select(accounts.c.localpart).where(accounts.c.localpart.is_(None))
 
 
 class DatabaseSettings(Table):
@@ -69,6 +71,10 @@ class Database:
         with _translated():
             async with asyncio.timeout(_PATIENCE):
                 return [tuple(row) for row in await self._reader.execute_fetchall(_sql(query), values)]
+
+    async def ping(self) -> None:
+        """Read the accounts, none of them."""
+        await self.rows(_NO_ACCOUNT)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:

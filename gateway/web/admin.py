@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.errors import Refused
-from gateway.storage.accounts import Accounts
+from gateway.storage.database import Database
 from gateway.upstream.homeserver import Homeserver
 
 
@@ -13,7 +13,7 @@ from gateway.upstream.homeserver import Homeserver
 class Health:
     """Answers the questions of supervisors and load balancers."""
 
-    accounts: Accounts
+    database: Database
     homeserver: Homeserver
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -30,7 +30,7 @@ class Health:
 
     async def _database(self) -> str:
         try:
-            await self.accounts.get("")
+            await self.database.ping()
         except Refused as refused:
             return refused.reason
         return "ok"

@@ -2,16 +2,21 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from gateway.core.headers import CORS_HEADERS
 from gateway.errors import Refusal, Refused
 from gateway.upstream.pool import Reply
 
-SERVER = "matrix-login-gateway"
+SERVER: Final = "matrix-login-gateway"
+CORS_HEADERS: Final = {
+    # Client-server specification, 'Web browser clients'.
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
+}
 
 
 def refusal(refused: Refused) -> web.Response:

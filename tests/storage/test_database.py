@@ -149,8 +149,11 @@ async def test_pages_that_are_damaged_are_a_refusal(tmp_path: Path) -> None:
 
 
 async def test_a_table_that_goes_is_a_refusal_with_retry_after(database: Database) -> None:
+    await database.ping()
     async with database.connect() as connection:
         await connection.exec_driver_sql("DROP TABLE accounts")
+    with pytest.raises(Refused):
+        await database.ping()
     with pytest.raises(Refused) as caught:
         await Accounts(database).all()
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from gateway.core.headers import CORS_HEADERS
 from gateway.errors import ANSWERS, Refusal, Refused
 from gateway.upstream.pool import Reply
-from gateway.web.answers import SERVER, homeserver_reply, refusal
+from gateway.web.answers import CORS_HEADERS, SERVER, homeserver_reply, refusal
 
 
 @pytest.mark.parametrize("member", Refusal)

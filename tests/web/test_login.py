@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.headers import CORS_HEADERS
+from gateway.web.answers import CORS_HEADERS
 from tests.fake_homeserver import FakeHomeserver, Fault, User
 from tests.raw_http import RawServer, Script, connected, exchange, never_accepting
 from tests.running_gateway import (
@@ -373,7 +373,11 @@ async def test_a_homeserver_that_takes_no_connection_is_a_504(tmp_path: Path) ->
     [
         ("register", (401, "M_UNKNOWN_TOKEN"), "registration"),
         ("register", (400, "M_EXCLUSIVE"), "namespace"),
-        ("login", (403, "M_FORBIDDEN"), "check as_token and regex in the registration file, and server_name in gateway.toml"),
+        (
+            "login",
+            (403, "M_FORBIDDEN"),
+            "and server_name in gateway.toml",
+        ),
         ("login", (404, "M_UNRECOGNIZED"), "no login for application services"),
         ("login", (400, "IO.ELEMENT.MSC4190.M_APPSERVICE_LOGIN_UNSUPPORTED"), "no login for application services"),
     ],
