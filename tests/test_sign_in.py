@@ -526,7 +526,25 @@ async def test_the_log_says_why_and_who(
     assert all(part in line for part in (f"refusal={refusal}", reason, f"user_id={ALICE}", "address=127.0.0.1"))
 
 
-async def test_no_secret_ever_stands_in_the_log(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+async def leave_before_the_answer(gateway: RunningGateway, homeserver: FakeHomeserver, token: str) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults["login"] = Fault(wait=go_on)
+    homeserver.arrived.clear()
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": token}).encode()
+    async with connected(gateway.port) as client:
+        head = f"POST {LOGIN}?access_token=query-secret HTTP/1.1\r\nHost: {SERVER_NAME}\r\n"
+        await client.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await homeserver.arrived.wait()
+        client.reset()
+    await asyncio.sleep(0.7)  # as above
+    go_on.set()
+    await until(lambda: "client_left" in gateway.log)
+
+
+async def test_no_secret_ever_stands_in_the_log(
+    gateway: RunningGateway, homeserver: FakeHomeserver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")  # what aiohttp, asyncio and SQLAlchemy say
     good = [mint(), mint("bob", name="B"), mint("alice", jti="x")]
     bad = [
         mint(secret="z" * 40),
@@ -542,13 +560,21 @@ async def test_no_secret_ever_stands_in_the_log(gateway: RunningGateway, homeser
     query = "?access_token=query-secret&x=1"
     for method, path in (("GET", "/_matrix/client/v3/sync"), ("GET", LOGIN), ("POST", LOGIN), ("TRACE", "/x")):
         await gateway.call(method, path + query, Authorization="Bearer header-secret")
+    await leave_before_the_answer(gateway, homeserver, good[0])
     await homeserver.stop()
     await gateway.call("GET", "/_matrix/client/v3/sync" + query, Authorization="Bearer header-secret")
     await gateway.log_in(good[0])
+    await homeserver.start()
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
+        database.execute("CREATE TRIGGER t BEFORE UPDATE ON accounts BEGIN SELECT RAISE(ABORT, 'broken'); END")
+    assert (await gateway.log_in(mint("carol"))).status == 503
+    assert (await gateway.log_in(good[0])).status == 200
+    await until(lambda: "background_task_failed" in gateway.log)
     secrets = [*good, *bad, SECRET, AS_TOKEN, "query-secret", "header-secret", *homeserver.sessions]
-    for secret in secrets:
-        assert secret not in gateway.log
-        # A part of a token is one too: its signature makes it.
-        assert secret.rpartition(".")[2] not in gateway.log
+    for text in (gateway.log, caplog.text):
+        for secret in secrets:
+            assert secret not in text
+            # A part of a token is one too: its signature makes it.
+            assert secret.rpartition(".")[2] not in text
     assert "login_refused" in gateway.log
     assert "request_refused" in gateway.log
