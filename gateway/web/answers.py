@@ -2,12 +2,13 @@
 
 import json
 import math
-from typing import Any, Final
+from http.client import responses
+from typing import Final
 
-from aiohttp import hdrs, web
-from multidict import CIMultiDict
+from aiohttp import web
 
 from gateway.errors import Refusal, Refused
+from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, client_of
 from gateway.upstream.pool import Reply
 
 SERVER: Final = "matrix-login-gateway"
@@ -38,36 +39,24 @@ def unreadable(status: int) -> web.Response:
     return refusal(Refused(refusals.get(status, Refusal.BAD_REQUEST), "The request could not be read"))
 
 
-def homeserver_reply(reply: Reply) -> web.Response:
-    """Return an answer of the homeserver as its own, with all its end-to-end fields."""
-    fields = CIMultiDict(
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in reply.fields
-        if name.lower() != b"content-length"
-    )
-    for name, value in CORS_HEADERS.items():
-        fields.setdefault(name, value)
-    fields.setdefault("Server", SERVER)  # or aiohttp names itself and its version
-    return _Untouched(status=reply.status, body=reply.body, headers=fields)
+def send_reply(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+    """Answer with an answer of the homeserver as its own, with all its end-to-end fields."""
+    # As in the relay: RFC 9112 9.3, and aiohttp loses what follows the body of a request with Upgrade.
+    old = request.version == (1, 0) and "Connection" not in request.headers
+    keep_alive = request.keep_alive and not old and "Upgrade" not in request.headers
+    client_of(request).write(reply_octets(reply, keep_alive=keep_alive))
+    return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
 
 
-class _Untouched(web.Response):
-    """An answer whose fields, held as Latin-1, go out as the octets that they were, and with no type of aiohttp's.
-
-    Rests on `_prepare_headers` and `_write_headers` of aiohttp 3.14, and on where its writer keeps a head.
-    """
-
-    async def _prepare_headers(self) -> None:
-        typed = hdrs.CONTENT_TYPE in self.headers
-        await super()._prepare_headers()
-        if not typed:
-            self.headers.pop(hdrs.CONTENT_TYPE, None)
-
-    async def _write_headers(self) -> None:
-        # aiohttp would write UTF-8, and fail for control characters, which its parser takes.
-        lines = [
-            f"HTTP/1.1 {self.status} {self.reason}",
-            *(f"{name}: {value}" for name, value in self.headers.items()),
-        ]
-        writer: Any = self._payload_writer
-        writer._headers_buf = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")  # noqa: SLF001
+def reply_octets(reply: Reply, *, keep_alive: bool) -> bytes:
+    """Return an answer of the homeserver as it goes to a client: its fields, and those that every answer needs."""
+    fields = [(name, value) for name, value in reply.fields if name.lower() != b"content-length"]
+    names = {name.lower() for name, _ in fields}
+    ours = [(name.encode(), value.encode()) for name, value in CORS_HEADERS.items()]
+    fields += [(name, value) for name, value in ours if name.lower() not in names]
+    fields.append((b"Content-Length", b"%d" % len(reply.body)))
+    if not keep_alive:
+        fields.append((b"Connection", b"close"))
+    lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()]
+    lines += [name + b": " + value for name, value in fields]
+    return b"\r\n".join((*lines, b"", reply.body))

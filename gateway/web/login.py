@@ -15,7 +15,7 @@ from gateway.sign_in import Client, SignIn
 from gateway.tasks import Background
 from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.upstream.pool import Reply
-from gateway.web.answers import homeserver_reply, refusal
+from gateway.web.answers import refusal, send_reply
 from gateway.web.relay import Relay, Relayed
 
 # What tells the homeserver who is at the other end of a login.
@@ -73,7 +73,7 @@ class Login:
             self.sign_in.count_unreadable(self._client(request, hop))
             raise
 
-    async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, hop: Hop) -> web.Response:
+    async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.
         client = self._client(request, hop)
         exchange = self.background.spawn(self.sign_in(login, client), "login")
@@ -83,10 +83,10 @@ class Login:
             exchange.add_done_callback(lambda exchange: self._left(exchange, client))
             raise
         try:
-            return homeserver_reply(exchange.result())
+            return send_reply(request, exchange.result())
         except HomeserverAnswered as answered:
             self.log.info("login_refused", **_described(answered), address=client.address)
-            return homeserver_reply(answered.reply)
+            return send_reply(request, answered.reply)
         except Refused as refused:
             return self._refuse(refused, request, hop)
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import ANSWERS, Refusal, Refused
 from gateway.upstream.pool import Reply
-from gateway.web.answers import CORS_HEADERS, SERVER, homeserver_reply, refusal
+from gateway.web.answers import CORS_HEADERS, SERVER, refusal, reply_octets
 
 
 @pytest.mark.parametrize("member", Refusal)
@@ -46,14 +46,14 @@ def test_an_answer_of_the_homeserver_keeps_its_own_fields() -> None:
         (b"Content-Length", b"999"),
         (b"Server", b"Synapse"),
     ]
-    response = homeserver_reply(Reply(403, fields, b"{}"))
-    assert (response.status, response.body) == (403, b"{}")
-    assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
-    assert response.headers["Access-Control-Allow-Methods"] == CORS_HEADERS["Access-Control-Allow-Methods"]
-    assert response.headers.getall("Set-Cookie") == ["a=1", "b=2"]
-    assert response.headers.getall("Server") == ["Synapse"]
-    assert response.headers.get("Content-Length", "2") == "2"
+    lines = reply_octets(Reply(403, fields, b"{}"), keep_alive=True).split(b"\r\n")
+    kept = [name + b": " + value for name, value in fields if name != b"Content-Length"]
+    missing = [f"{name}: {value}".encode() for name, value in CORS_HEADERS.items() if not name.endswith("Origin")]
+    assert lines == [b"HTTP/1.1 403 Forbidden", *kept, *missing, b"Content-Length: 2", b"", b"{}"]
 
 
-def test_a_homeserver_without_a_name_does_not_get_that_of_a_library() -> None:
-    assert homeserver_reply(Reply(200, [], b"{}")).headers["Server"] == SERVER
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_the_last_answer_of_a_connection_says_so(*, keep_alive: bool) -> None:
+    octets = reply_octets(Reply(299, [], b""), keep_alive=keep_alive)
+    assert octets.startswith(b"HTTP/1.1 299 \r\n")
+    assert (b"\r\nConnection: close\r\n" in octets) is not keep_alive

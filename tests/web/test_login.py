@@ -503,6 +503,16 @@ async def test_the_fields_of_the_homeservers_answer_stay_the_same_octets(tmp_pat
     assert b"Content-Length: %d" % len(user) in lines
 
 
+async def test_a_connection_goes_on_after_a_login(gateway: RunningGateway) -> None:
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": mint()}).encode()
+    lines = [f"POST {LOGIN} HTTP/1.1", f"Host: {SERVER_NAME}", f"Content-Length: {len(body)}", "", ""]
+    request = "\r\n".join(lines).encode() + body
+    answer = await exchange(gateway.port, request * 2 + head("POST", LOGIN, length=len(body)) + body)
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert answer.count(b"Connection: close\r\n") == 1
+    assert answer.count(b'"access_token"') == 3
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("query", ["", "?", "?a=b&access_token=x"])
 async def test_every_login_path_logs_in_whatever_its_query(path: str, query: str, gateway: RunningGateway) -> None:
