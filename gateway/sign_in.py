@@ -22,9 +22,9 @@ from gateway.core.accounts import (
     user_not_found,
 )
 from gateway.core.headers import Field
-from gateway.core.identity import Identity, Mapping, check_allowed, identify
+from gateway.core.identity import Identity, UserMapping, check_allowed, identify
 from gateway.core.login_request import LoginRequest
-from gateway.core.tokens import Claims, Verifier, last_valid_moment, verify
+from gateway.core.tokens import Claims, Trust, last_valid_moment, verify
 from gateway.errors import Refusal, Refused
 from gateway.limits import Limits
 from gateway.logs import Logger
@@ -66,8 +66,8 @@ class Client:
 class Rules:
     """What decides about a login."""
 
-    verifier: Verifier
-    mapping: Mapping
+    trust: Trust
+    mapping: UserMapping
     accounts: AccountRules
     profile: ProfileSettings
 
@@ -107,9 +107,9 @@ class SignIn:
 
     async def _log_in(self, request: LoginRequest, client: Client) -> Reply:
         now = self.now()
-        claims = verify(request.token, self.rules.verifier, now)
+        claims = verify(request.token, self.rules.trust, now)
         identity = identify(claims, self.rules.mapping)
-        if not self.rules.verifier.rules.validate_signature:
+        if not self.rules.trust.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
         try:
             account, made = await self._admit(claims, identity, now)
@@ -146,14 +146,14 @@ class SignIn:
             raise
 
     async def _use_up(self, claims: Claims, identity: Identity, now: float) -> None:
-        rules = self.rules.verifier.rules
+        rules = self.rules.trust.rules
         if rules.single_use and not await self.used_tokens.use(
             identity.issuer, claims["jti"], last_valid_moment(claims, rules), now
         ):
             raise Refused(Refusal.ALREADY_USED, reason="single_use is on")
 
     async def _give_back(self, claims: Claims, identity: Identity) -> None:
-        if not self.rules.verifier.rules.single_use:
+        if not self.rules.trust.rules.single_use:
             return
         try:
             await self.used_tokens.give_back(identity.issuer, claims["jti"])

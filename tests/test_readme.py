@@ -21,8 +21,8 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.config import Configuration, Settings, load
-from gateway.core.identity import Mapping, identify
-from gateway.core.tokens import Verifier, verify
+from gateway.core.identity import UserMapping, identify
+from gateway.core.tokens import Trust, verify
 from gateway.errors import ANSWERS, Refused
 from gateway.settings import Table
 
@@ -197,8 +197,8 @@ def check_token(token: str, snippet: str, folder: Path) -> dict[str, Any]:
     """The claims of a token that passes under a configuration, and makes the user alice."""
     configuration = configured(snippet, folder)
     settings = configuration.settings
-    claims = verify(token, Verifier(configuration.key_set, settings.jwt), time.time())
-    mapping = Mapping.of(settings.identity, settings.jwt, settings.homeserver.server_name, issuer_matters=True)
+    claims = verify(token, Trust(configuration.key_set, settings.jwt), time.time())
+    mapping = UserMapping.of(settings.identity, settings.jwt, settings.homeserver.server_name, issuer_matters=True)
     assert identify(claims, mapping).user_id == "@alice:example.org"
     return claims
 
@@ -230,7 +230,7 @@ def test_each_template_makes_the_localpart_that_its_row_says(cells: list[str], k
     template, claims, localpart = (cell.strip("`") for cell in cells)
     configuration = configured(HMAC + toml.dumps({"identity": {"localpart": template}}), keys)
     settings = configuration.settings
-    mapping = Mapping.of(settings.identity, settings.jwt, "example.org", issuer_matters=False)
+    mapping = UserMapping.of(settings.identity, settings.jwt, "example.org", issuer_matters=False)
     found: dict[str, Any] = {"sub": "subject", **toml.loads(f"claims = {as_toml(claims)}")["claims"]}
     assert identify(found, mapping).localpart == localpart
 

@@ -95,7 +95,7 @@ class _Explanation:
         settings = configuration.settings
         self._rules = settings.jwt
         self._key_set = configuration.key_set
-        self._mapping = identity.Mapping.of(
+        self._mapping = identity.UserMapping.of(
             settings.identity,
             settings.jwt,
             settings.homeserver.server_name,

@@ -149,7 +149,7 @@ class ClaimNames(Table):
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class UserMapping:
     """All that turns the claims of one issuer into users of one server."""
 
     rules: IdentityRules
@@ -160,7 +160,7 @@ class Mapping:
     template: Template
 
     @classmethod
-    def of(cls, rules: IdentityRules, claims: ClaimNames, server_name: str, *, issuer_matters: bool) -> "Mapping":
+    def of(cls, rules: IdentityRules, claims: ClaimNames, server_name: str, *, issuer_matters: bool) -> "UserMapping":
         """Build the mapping, its template parsed once."""
         return cls(rules, claims, server_name, issuer_matters, parse_template(rules.localpart))
 
@@ -181,7 +181,7 @@ class Identity:
     issuer_matters: bool = True
 
 
-def identify(claims: Claims, mapping: Mapping) -> Identity:
+def identify(claims: Claims, mapping: UserMapping) -> Identity:
     """Return the identity that verified claims stand for; raises `Refused` where a rule forbids it."""
     subject = find_subject(claims, mapping)
     check_required_claims(claims, mapping)
@@ -199,7 +199,7 @@ def identify(claims: Claims, mapping: Mapping) -> Identity:
     )
 
 
-def find_subject(claims: Claims, mapping: Mapping) -> str:
+def find_subject(claims: Claims, mapping: UserMapping) -> str:
     """Return the subject: the value of `subject_claim`, which must be a string with something in it."""
     subject = find_claim(claims, mapping.claims.subject_claim)
     if not isinstance(subject, str) or not subject:
@@ -207,7 +207,7 @@ def find_subject(claims: Claims, mapping: Mapping) -> str:
     return subject
 
 
-def check_required_claims(claims: Claims, mapping: Mapping) -> None:
+def check_required_claims(claims: Claims, mapping: UserMapping) -> None:
     """Check `required_claims`: each must be there with its value; of an array, one entry must be."""
     for name, wanted in mapping.claims.required_claims.items():
         found = find_claim(claims, name)
@@ -220,7 +220,7 @@ def check_required_claims(claims: Claims, mapping: Mapping) -> None:
             raise Refused(Refusal.IDENTITY_REFUSED, reason=f"required claim {name!r} is missing or different")
 
 
-def fill_template(claims: Claims, subject: str, mapping: Mapping) -> str:
+def fill_template(claims: Claims, subject: str, mapping: UserMapping) -> str:
     """Return the template with the claims in it; `{sub}` is the subject, whichever claim that is.
 
     An expression must match the whole value: one that matched a part would take `x@example.org.evil.net` for a
@@ -245,7 +245,7 @@ def fill_template(claims: Claims, subject: str, mapping: Mapping) -> str:
     return "".join(filled)
 
 
-def fold(name: str, mapping: Mapping) -> str:
+def fold(name: str, mapping: UserMapping) -> str:
     """Return the localpart for a mapped name: without our server name, folded and escaped as configured."""
     rules = mapping.rules
     if rules.lowercase:
@@ -261,7 +261,7 @@ def fold(name: str, mapping: Mapping) -> str:
     return name
 
 
-def check_localpart(localpart: str, mapping: Mapping) -> str:
+def check_localpart(localpart: str, mapping: UserMapping) -> str:
     """Return the user id of a localpart that follows the grammar and the gateway's own rules."""
     if not localpart:
         raise Refused(Refusal.BAD_LOCALPART, "The user name is empty")

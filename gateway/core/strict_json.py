@@ -55,13 +55,13 @@ def _bounded_integer(digits: str) -> int:
 def _check_values(value: dict[str, Any]) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer)]
+        level = [inner for outer in level for inner in _checked_members(outer)]
         if not level:
             return
     raise ValueError("nested too deeply")
 
 
-def _inside(value: Any) -> Iterator[Any]:
+def _checked_members(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from value
         yield from value.values()

@@ -44,22 +44,22 @@ class TokenRules(Table):
 
 
 @dataclass(frozen=True, slots=True)
-class Verifier:
+class Trust:
     """Who is believed: the keys of an issuer and the rules for its tokens."""
 
     key_set: KeySet
     rules: TokenRules
 
 
-def verify(token: str, verifier: Verifier, now: float) -> Claims:
+def verify(token: str, trust: Trust, now: float) -> Claims:
     """Return the claims of a token that passes every check; raises `Refused` with the first that fails.
 
     `now` is in seconds since the epoch.
     """
-    rules = verifier.rules
+    rules = trust.rules
     header = read_header(token, rules.max_token_bytes)
     if rules.validate_signature:
-        payload = verify_signature(token, header, verifier.key_set)
+        payload = verify_signature(token, header, trust.key_set)
     else:
         payload = unverified_payload(token)
     claims = read_claims(payload)

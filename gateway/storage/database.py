@@ -132,7 +132,7 @@ async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:
 def _check(url: URL) -> None:
     engine = create_engine(url, connect_args={"timeout": _PATIENCE})
     try:
-        with _named(url):
+        with _naming_the_file(url):
             if not Path(url.database or "").exists():
                 raise Unusable("it is not there yet; `serve` and `database upgrade` make it")
             with engine.connect() as connection:
@@ -144,7 +144,7 @@ def _check(url: URL) -> None:
 def _upgrade(url: URL) -> migrate.Upgrade:
     engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": _PATIENCE})
     try:
-        with _named(url):
+        with _naming_the_file(url):
             _make_private(url.database or "")
             with engine.begin() as connection:
                 done = migrate.upgrade(connection)
@@ -176,7 +176,7 @@ def _switch_to_wal(engine: Engine) -> None:
 
 
 @contextmanager
-def _named(url: URL) -> Iterator[None]:
+def _naming_the_file(url: URL) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, CommandError, OSError, Unusable) as error:

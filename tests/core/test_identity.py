@@ -12,7 +12,7 @@ from gateway.core.identity import (
     ClaimNames,
     Identity,
     IdentityRules,
-    Mapping,
+    UserMapping,
     check_server_name,
     identify,
     parse_template,
@@ -21,7 +21,7 @@ from gateway.errors import Refusal, Refused
 
 
 def mapped(claims: dict[str, Any], names: dict[str, Any] | None = None, **rules: Any) -> Identity:
-    mapping = Mapping.of(IdentityRules(**rules), ClaimNames(**names or {}), "example.org", issuer_matters=False)
+    mapping = UserMapping.of(IdentityRules(**rules), ClaimNames(**names or {}), "example.org", issuer_matters=False)
     return identify(claims, mapping)
 
 
@@ -188,7 +188,7 @@ def test_the_issuer_tells_subjects_apart_where_issuers_are_configured() -> None:
     claims = {"sub": "alice", "iss": "https://issuer.example"}
     rules, names = IdentityRules(), ClaimNames(display_name_claim="name", avatar_claim="picture")
 
-    with_issuer = Mapping.of(rules, names, "example.org", issuer_matters=True)
+    with_issuer = UserMapping.of(rules, names, "example.org", issuer_matters=True)
     checked, unchecked = identify(claims, with_issuer), mapped(claims)
     assert (checked.issuer, checked.issuer_matters) == ("https://issuer.example", True)
     assert (unchecked.issuer, unchecked.issuer_matters) == ("https://issuer.example", False)

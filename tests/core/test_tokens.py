@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from pydantic import ValidationError
 
 from gateway.core.keys import Key, KeySet, build_key_set
-from gateway.core.tokens import TokenRules, Verifier, last_valid_moment, verify
+from gateway.core.tokens import TokenRules, Trust, last_valid_moment, verify
 from gateway.errors import Refusal, Refused
 
 NOW = 1_800_000_000
@@ -38,7 +38,7 @@ def sign(payload: Any, header: Any = None, secret: str = SECRET) -> str:
 
 
 def check(token: str, now: float = NOW, key_set: KeySet = KEYS, **rules: Any) -> dict[str, Any]:
-    return verify(token, Verifier(key_set, TokenRules(**rules)), now)
+    return verify(token, Trust(key_set, TokenRules(**rules)), now)
 
 
 def refusal(token: str, now: float = NOW, key_set: KeySet = KEYS, **rules: Any) -> tuple[Refusal, str]:
