@@ -10,8 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from aiohttp import web
 
 from gateway.config import ALLOW_UNSIGNED, Configuration
-from gateway.core.identity import UserMapping
-from gateway.core.tokens import Trust
 from gateway.limits import Limits
 from gateway.logs import Logger, get_logger
 from gateway.sign_in import Rules, SignIn
@@ -79,15 +77,9 @@ def _sign_in(
     settings = configuration.settings
     if not settings.jwt.validate_signature:
         log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
-    mapping = UserMapping.of(
-        settings.identity,
-        settings.jwt,
-        settings.homeserver.server_name,
-        issuer_matters=bool(settings.jwt.issuer),
-    )
     rules = Rules(
-        trust=Trust(configuration.key_set, settings.jwt),
-        mapping=mapping,
+        trust=configuration.trust,
+        mapping=configuration.mapping,
         accounts=configuration.account_rules,
         profile=settings.profile,
     )

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.config import Configuration, Settings, load
 from gateway.core.identity import UserMapping, identify
-from gateway.core.tokens import Trust, verify
+from gateway.core.tokens import verify
 from gateway.errors import ANSWERS, Refused
 from gateway.settings import Table
 
@@ -196,10 +196,8 @@ NODE = dict(zip((HMAC, ECDSA), blocks(section("Node.js"), "js"), strict=True))
 def check_token(token: str, snippet: str, folder: Path) -> dict[str, Any]:
     """The claims of a token that passes under a configuration, and makes the user alice."""
     configuration = configured(snippet, folder)
-    settings = configuration.settings
-    claims = verify(token, Trust(configuration.key_set, settings.jwt), time.time())
-    mapping = UserMapping.of(settings.identity, settings.jwt, settings.homeserver.server_name, issuer_matters=True)
-    assert identify(claims, mapping).user_id == "@alice:example.org"
+    claims = verify(token, configuration.trust, time.time())
+    assert identify(claims, configuration.mapping).user_id == "@alice:example.org"
     return claims
 
 

@@ -92,15 +92,9 @@ T = TypeVar("T")
 
 class _Explanation:
     def __init__(self, configuration: Configuration, now: float) -> None:
-        settings = configuration.settings
-        self._rules = settings.jwt
-        self._key_set = configuration.key_set
-        self._mapping = identity.UserMapping.of(
-            settings.identity,
-            settings.jwt,
-            settings.homeserver.server_name,
-            issuer_matters=bool(settings.jwt.issuer),
-        )
+        self._rules = configuration.trust.rules
+        self._key_set = configuration.trust.key_set
+        self._mapping = configuration.mapping
         self._now = now
         self._done: dict[str, Check] = {}
 

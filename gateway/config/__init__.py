@@ -22,7 +22,9 @@ from gateway.config.material import (
 from gateway.config.reading import read_settings
 from gateway.config.tables import Settings
 from gateway.core.accounts import AccountRules
+from gateway.core.identity import UserMapping
 from gateway.core.keys import KeySet
+from gateway.core.tokens import Trust
 from gateway.errors import ConfigurationError
 from gateway.storage.database import DatabaseSettings
 
@@ -39,6 +41,22 @@ class Configuration:
     as_token: str = field(repr=False)
     database: DatabaseSettings
     warnings: tuple[str, ...]
+
+    @property
+    def trust(self) -> Trust:
+        """Whose tokens are believed."""
+        return Trust(self.key_set, self.settings.jwt)
+
+    @property
+    def mapping(self) -> UserMapping:
+        """How claims become users."""
+        settings = self.settings
+        return UserMapping.of(
+            settings.identity,
+            settings.jwt,
+            settings.homeserver.server_name,
+            issuer_matters=bool(settings.jwt.issuer),
+        )
 
     @property
     def account_rules(self) -> AccountRules:
