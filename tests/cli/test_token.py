@@ -1,5 +1,7 @@
 """`token explain` and `token mint`: each check on its own line, and nothing leaves the machine."""
 
+import base64
+import hmac
 import json
 import os
 import pty
@@ -10,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from gateway.cli.token import explain_token, mint_token
 from gateway.config import Configuration
-from gateway.errors import Unusable
+from gateway.core.identity import identify
+from gateway.core.tokens import verify
+from gateway.errors import Refused, Unusable
 from tests.cli.commands import TABLES, configured, run
 
 NOW = 1_800_000_000
@@ -93,6 +99,63 @@ def test_a_failing_check_says_the_answer_and_what_was_found(
     failing = {check.name: check.says for check in explain_token(token, configuration, NOW) if not check.passed}
 
     assert failing[name] == says
+
+
+STRICT = """
+require_exp = true
+max_token_age = 600
+single_use = true
+token_type = "JWT"
+required_claims = { groups = ["matrix"] }
+[identity]
+localpart = "{name:([^@]+)@example\\\\.org}"
+deny = ["mallory"]
+"""
+MEMBERS: dict[str, list[object]] = {
+    "iss": ["https://id.example.org", "other", 5],
+    "aud": ["matrix", ["other", "matrix"], "other", [], [5]],
+    "exp": [NOW + 60, NOW - 3600, "soon"],
+    "nbf": [NOW, NOW + 3600, None],
+    "iat": [NOW, NOW + 3600, NOW - 3600, True],
+    "jti": ["1", "", 1],
+    "sub": ["alice", "@alice:example.org", "@alice:other.org", "_a", "12", "a b", "", None, 1],
+    "name": ["alice@example.org", "mallory@example.org", "alice@example.org.evil", 5],
+    "groups": ["matrix", ["matrix"], ["other"], {}],
+}
+
+
+def logs_in(token: str, configuration: Configuration) -> bool:
+    try:
+        identify(verify(token, configuration.trust, NOW), configuration.mapping)
+    except Refused:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("more", ["", STRICT])
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_passes_is_what_logs_in(more: str, data: st.DataObject, tmp_path: Path) -> None:
+    configuration = configured(tmp_path, TABLES + more)
+    # The first value of each is good, so that many tokens pass.
+    choices = {name: st.sampled_from([values[0]] * 20 + values) for name, values in MEMBERS.items()}
+    claims = data.draw(st.fixed_dictionaries(choices))
+    for name in data.draw(st.sets(st.sampled_from(sorted(MEMBERS)), max_size=1)):
+        del claims[name]
+    header = {"alg": "HS256", **data.draw(st.sampled_from([{"typ": "JWT"}] * 9 + [{}, {"typ": 1}, {"b64": True}]))}
+    secret = data.draw(st.sampled_from(["a secret of at least thirty-two bytes"] * 9 + ["z" * 40]))
+    token = signed(header, claims, secret) + data.draw(st.sampled_from([""] * 9 + ["=", ".x"]))
+
+    checks = explain_token(token, configuration, NOW)
+
+    event(f"logs in: {logs_in(token, configuration)}")
+    assert all(check.passed is not False for check in checks) is logs_in(token, configuration), checks
+
+
+def signed(header: dict[str, Any], claims: dict[str, Any], secret: str) -> str:
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
+    mac = hmac.digest(secret.encode(), b".".join(parts), "sha256")
+    return b".".join((*parts, base64.urlsafe_b64encode(mac).rstrip(b"="))).decode()
 
 
 def test_the_type_of_a_token_is_explained(tmp_path: Path) -> None:
