@@ -51,7 +51,7 @@ async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Se
     """Run the gateway while the context is open; yields the public addresses."""
     settings = configuration.settings
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(configuration.database))
+        database = await stack.enter_async_context(open_database(configuration.settings.database))
         pool = Pool(settings.homeserver)
         stack.push_async_callback(pool.close)
         background = Background(log)

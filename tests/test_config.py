@@ -56,8 +56,8 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
 
     assert configuration.settings.server.listen == ["127.0.0.1:8010"]
     assert configuration.as_token == AS_TOKEN
-    assert configuration.database.url == f"sqlite:///{tmp_path}/gateway.db"
-    assert configuration.account_rules == AccountRules()
+    assert configuration.settings.database.url == f"sqlite:///{tmp_path}/gateway.db"
+    assert configuration.account_rules == AccountRules(register_user=True, existing_accounts="link")
     assert SECRET not in repr(configuration)
     assert AS_TOKEN not in repr(configuration)
 

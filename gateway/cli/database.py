@@ -19,7 +19,7 @@ def database() -> None:
 @config_option
 def upgrade(path: Path) -> None:
     """Bring the schema up to date."""
-    done = asyncio.run(upgrade_database(load(path, with_secrets=False).database))
+    done = asyncio.run(upgrade_database(load(path, with_secrets=False).settings.database))
     if done.before == done.after:
         say(f"The schema is up to date (revision {done.after}).")
     else:

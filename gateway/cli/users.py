@@ -62,7 +62,7 @@ def show(user: str, path: Path, *, as_json: bool) -> None:
 
 async def _accounts(configuration: Configuration, localpart: str | None) -> list[Account]:
     try:
-        async with open_database(configuration.database, upgrade=False) as database:
+        async with open_database(configuration.settings.database, upgrade=False) as database:
             accounts = Accounts(database)
             if localpart is None:
                 return await accounts.all()

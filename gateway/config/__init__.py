@@ -26,7 +26,6 @@ from gateway.core.identity import UserMapping
 from gateway.core.keys import KeySet
 from gateway.core.tokens import Trust
 from gateway.errors import ConfigurationError
-from gateway.storage.database import DatabaseSettings
 
 __all__ = ["ALLOW_UNSIGNED", "Configuration", "Settings", "load"]
 
@@ -39,7 +38,6 @@ class Configuration:
     settings: Settings = field(repr=False)
     key_set: KeySet = field(repr=False)
     as_token: str = field(repr=False)
-    database: DatabaseSettings
     warnings: tuple[str, ...]
 
     @property
@@ -85,9 +83,8 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
         raise ConfigurationError(report.problems)
     return Configuration(
         path=path,
-        settings=settings,
+        settings=settings.model_copy(update={"database": database}),
         key_set=key_set,
         as_token=as_token,
-        database=database,
         warnings=tuple(report.warnings),
     )

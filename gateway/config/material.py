@@ -8,10 +8,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from gateway.config.files import Files
-from gateway.config.tables import JwtSettings, SessionTable
+from gateway.config.tables import JwtSettings
 from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.problems import Report
 from gateway.storage.database import DatabaseSettings
+from gateway.upstream.sessions.appservice import SessionSettings
 
 ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 NO_KEYS: Final = KeySet((), frozenset())
@@ -55,7 +56,7 @@ def make_key_set(jwt: JwtSettings, secrets: list[str], environment: Mapping[str,
         return NO_KEYS
 
 
-def read_as_token(session: SessionTable, files: Files, report: Report, *, needed: bool) -> str:
+def read_as_token(session: SessionSettings, files: Files, report: Report, *, needed: bool) -> str:
     """Return the as_token, from the configuration or from its file."""
     token = session.as_token
     if token is not None and session.as_token_file is not None:

@@ -1,30 +1,22 @@
 """The tables of the file: the settings classes of the parts, and the keys that only the file has."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import field_validator
 
+from gateway.core.accounts import ExistingAccounts
 from gateway.core.identity import ClaimNames, IdentityRules
 from gateway.core.keys import Format
 from gateway.core.tokens import TokenRules
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
 from gateway.problems import Keys
-from gateway.settings import Table
+from gateway.settings import OneOrMore, Table
 from gateway.sign_in import ProfileSettings
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.homeserver import HomeserverSettings
 from gateway.upstream.sessions.appservice import SessionSettings
 from gateway.web.server import ServerSettings
-
-
-def _as_list(value: Any) -> Any:
-    if not isinstance(value, str | list):
-        raise ValueError('must be text in quotes, as in "...", or a list of such')
-    return [value] if isinstance(value, str) else value
-
-
-OneOrMore = Annotated[list[str], BeforeValidator(_as_list)]
 
 
 class JwtSettings(TokenRules, ClaimNames):
@@ -37,8 +29,6 @@ class JwtSettings(TokenRules, ClaimNames):
     algorithm: OneOrMore = ["HS256"]
     allow_weak_secret: bool = False
     register_user: bool = True
-    audience: OneOrMore = []
-    issuer: OneOrMore = []
     login_types: list[Literal["org.matrix.login.jwt", "m.login.jwt"]] = ["org.matrix.login.jwt"]
 
     @field_validator("format", mode="before")
@@ -50,13 +40,7 @@ class JwtSettings(TokenRules, ClaimNames):
 class IdentitySettings(IdentityRules):
     """The `[identity]` table."""
 
-    existing_accounts: Literal["link", "refuse"] = "link"
-
-
-class SessionTable(SessionSettings):
-    """The `[session]` table with the file form of its secret."""
-
-    as_token_file: str | None = None
+    existing_accounts: ExistingAccounts = "link"
 
 
 class Settings(Table):
@@ -64,7 +48,7 @@ class Settings(Table):
 
     server: ServerSettings = ServerSettings()
     homeserver: HomeserverSettings
-    session: SessionTable = SessionTable()
+    session: SessionSettings = SessionSettings()
     jwt: JwtSettings = JwtSettings()
     identity: IdentitySettings = IdentitySettings()
     profile: ProfileSettings = ProfileSettings()

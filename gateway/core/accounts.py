@@ -7,11 +7,12 @@ With `existing_accounts = "refuse"` one login at a time registers: "in use" then
 
 import enum
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
-from gateway.settings import Table
+
+ExistingAccounts: TypeAlias = Literal["link", "refuse"]
 
 # How long a row is `registering` at most, unless its process died: the call takes up to 30 s, a question to the
 # homeserver after it 10 s, writing down the outcome 5 s.
@@ -39,11 +40,12 @@ class Account:
     last_seen_at: int | None
 
 
-class AccountRules(Table):
+@dataclass(frozen=True, slots=True)
+class AccountRules:
     """Which accounts a login may make or take over."""
 
-    register_user: bool = True
-    existing_accounts: Literal["link", "refuse"] = "link"
+    register_user: bool
+    existing_accounts: ExistingAccounts
 
 
 class Step(enum.Enum):

@@ -18,7 +18,7 @@ from pydantic import Field
 from gateway.core.keys import KeySet
 from gateway.core.strict_json import parse_object
 from gateway.errors import Refusal, Refused
-from gateway.settings import Table
+from gateway.settings import OneOrMore, Table
 
 Claims: TypeAlias = dict[str, Any]
 
@@ -29,8 +29,8 @@ _MAX_DATE: Final = 2**53
 class TokenRules(Table):
     """What a token must hold, as the `[jwt]` table says it. Times are in seconds."""
 
-    audience: list[str] = []
-    issuer: list[str] = []
+    audience: OneOrMore = []
+    issuer: OneOrMore = []
     require_exp: bool = False
     require_nbf: bool = False
     validate_exp: bool = True

@@ -19,7 +19,7 @@ def configuration(tmp_path: Path) -> Configuration:
     made = configured(tmp_path, TABLES)
 
     async def fill() -> None:
-        async with open_database(made.database) as database:
+        async with open_database(made.settings.database) as database:
             accounts = Accounts(database)
             await accounts.claim(Identity("https://id", "subject-1", "alice", "@alice:example.org"), 1_700_000_000)
             await accounts.activate("alice")
@@ -46,7 +46,7 @@ def test_list_shows_subjects_as_they_are_and_control_characters_written_out(tmp_
     subjects = ["a[/b]c", "[bold]subj[red]", "\x1b[31mred"]
 
     async def fill() -> None:
-        async with open_database(made.database) as database:
+        async with open_database(made.settings.database) as database:
             for name, subject in zip("abc", subjects, strict=True):
                 await Accounts(database).claim(Identity("https://id", subject, name, f"@{name}:example.org"), 0)
 

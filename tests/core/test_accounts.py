@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.core.accounts import (
     Account,
     AccountRules,
+    ExistingAccounts,
     State,
     Step,
     check_existence,
@@ -20,6 +21,9 @@ from gateway.core.accounts import (
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
 
+LINK = AccountRules(register_user=True, existing_accounts="link")
+REFUSE = AccountRules(register_user=True, existing_accounts="refuse")
+NO_NEW = AccountRules(register_user=False, existing_accounts="link")
 ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
 
 
@@ -89,9 +93,9 @@ def test_a_subject_keeps_its_account_when_its_name_changes() -> None:
     ],
 )
 def test_each_state_has_its_next_step(
-    state: State | None, *, register_user: bool, existing_accounts: str, step: Step
+    state: State | None, *, register_user: bool, existing_accounts: ExistingAccounts, step: Step
 ) -> None:
-    rules = AccountRules.model_validate({"register_user": register_user, "existing_accounts": existing_accounts})
+    rules = AccountRules(register_user, existing_accounts)
 
     assert next_step(None if state is None else row(state=state), rules, now=1) is step
 
@@ -100,16 +104,16 @@ def test_each_state_has_its_next_step(
     ("now", "step"), [(59.9, Step.WAIT), (60, Step.PROVIDE), (-59, Step.WAIT), (-60, Step.PROVIDE)]
 )
 def test_a_registration_is_waited_for_as_long_as_it_can_last(now: float, step: Step) -> None:
-    assert next_step(row(state=State.REGISTERING), AccountRules(existing_accounts="refuse"), now) is step
+    assert next_step(row(state=State.REGISTERING), REFUSE, now) is step
 
 
 @pytest.mark.parametrize("existing", ["link", "refuse"])
 @pytest.mark.parametrize("made", [True, False])
 @pytest.mark.parametrize("claimed", [True, False])
 def test_an_account_that_the_first_registration_did_not_make_is_somebody_elses(
-    existing: str, *, made: bool, claimed: bool
+    existing: ExistingAccounts, *, made: bool, claimed: bool
 ) -> None:
-    rules = AccountRules.model_validate({"existing_accounts": existing})
+    rules = AccountRules(register_user=True, existing_accounts=existing)
     if existing == "link" or made or not claimed:
         check_made(rules, made=made, claimed=claimed)
         return
@@ -120,19 +124,19 @@ def test_an_account_that_the_first_registration_did_not_make_is_somebody_elses(
 
 def test_a_locked_account_goes_no_further() -> None:
     with pytest.raises(Refused) as caught:
-        next_step(row(state=State.LOCKED), AccountRules(), now=0)
+        next_step(row(state=State.LOCKED), LINK, now=0)
     assert caught.value.refusal is Refusal.ACCOUNT_LOCKED
 
 
 @pytest.mark.parametrize(
     ("account", "rules", "exists", "refusal"),
     [
-        (None, AccountRules(register_user=False), False, Refusal.USER_NOT_FOUND),
-        (row(state=State.PENDING), AccountRules(register_user=False), False, Refusal.USER_NOT_FOUND),
-        (None, AccountRules(existing_accounts="refuse"), True, Refusal.IDENTITY_REFUSED),
-        (row(), AccountRules(existing_accounts="refuse"), True, None),
-        (None, AccountRules(existing_accounts="refuse"), False, None),
-        (None, AccountRules(register_user=False), True, None),
+        (None, NO_NEW, False, Refusal.USER_NOT_FOUND),
+        (row(state=State.PENDING), NO_NEW, False, Refusal.USER_NOT_FOUND),
+        (None, REFUSE, True, Refusal.IDENTITY_REFUSED),
+        (row(), REFUSE, True, None),
+        (None, REFUSE, False, None),
+        (None, NO_NEW, True, None),
     ],
 )
 def test_what_the_homeserver_has_decides(

@@ -19,6 +19,7 @@ class SessionSettings(Table):
 
     method: Literal["appservice"] = "appservice"
     as_token: str | None = None
+    as_token_file: str | None = None
 
 
 class UnknownUser(Exception):
