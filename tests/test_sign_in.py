@@ -105,6 +105,16 @@ async def test_a_login_that_broke_off_is_finished_by_the_next_one_after_a_restar
     assert rows(tmp_path) == [("alice", "alice", "active")]
 
 
+async def test_an_ordinary_login_reads_the_database_once_and_writes_nothing(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await gateway.log_in(mint())).status == 200
+    caplog.set_level("DEBUG", "aiosqlite")
+    assert (await gateway.log_in(mint())).status == 200
+    done = [record.getMessage() for record in caplog.records if record.getMessage().startswith("executing")]
+    assert [" FROM accounts " in message.replace("\\n", " ") for message in done] == [True]
+
+
 async def test_a_homeserver_that_dies_between_registration_and_login_is_waited_for(
     gateway: RunningGateway, homeserver: FakeHomeserver
 ) -> None:
