@@ -1,10 +1,11 @@
 """One HTTP/1.1 connection to the homeserver (RFC 9112), on aiohttp's own C response parser.
 
 The rule of this file: it knows octets, messages and back-pressure, and nothing of pools, routes or Matrix. Memory for
-each connection is bounded by twice `READ_LIMIT` inward and by the transport's write buffer outward.
+each connection is bounded by a head and twice `READ_LIMIT` inward and by the transport's write buffer outward.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,9 @@ from gateway.http1 import Message, UpstreamProtocol, break_body
 
 # Octets of an answer that wait for a slow client before the homeserver is held back.
 READ_LIMIT: Final = 2**16
+# What a broken homeserver may send before its answer: octets of a head, and answers with the interim ones (1xx).
+_MAX_HEAD: Final = 2**20
+_MAX_ANSWERS: Final = 100
 
 
 class Broken(Exception):
@@ -33,6 +37,8 @@ class Connection(UpstreamProtocol):
         self._body: StreamReader | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._ended: BaseException | None = None
+        self._answers = 0
+        self._head_size = 0
         self.busy = False
         self.reused = False
         self.answered = False
@@ -43,6 +49,8 @@ class Connection(UpstreamProtocol):
         Raises `Broken` when the connection is gone.
         """
         self.expect_answer(method)
+        self._answers = 0
+        self._head_size = 0
         self.busy = True
         self.answered = False
         self.write(octets)
@@ -76,6 +84,9 @@ class Connection(UpstreamProtocol):
                 await self._waiter
             finally:
                 self._waiter = None
+        self._answers += 1
+        if self._answers > _MAX_ANSWERS:
+            raise Broken("it sent interim answers without end")
         return self._messages.pop(0)
 
     @property
@@ -116,11 +127,28 @@ class Connection(UpstreamProtocol):
         elif messages:
             self._messages += messages
             self._body = messages[-1][1]
+            self._head_size = 0
             self._wake()
+        elif self._body is None or self._body.is_eof():
+            self._head_size += len(data)
+            if self._head_size > _MAX_HEAD:
+                self._fail(Broken(f"it sent a head of more than {_MAX_HEAD} bytes"))
+
+    def eof_received(self) -> None:
+        """Take it as the end, whatever the homeserver still takes: no answer can come any more."""
+        self._end(None)
+        self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the running exchange: a body that ends by close is whole, any other is broken off."""
+        if exc is not None and (unread := _unread(self.transport)):
+            self.data_received(unread)  # it answered before it refused to take more
         super().connection_lost(exc)
+        self._end(exc)
+        self.stop_parsing()
+        self._on_lost(self)
+
+    def _end(self, exc: BaseException | None) -> None:
         if self._ended is None:
             self._ended = exc or ConnectionResetError("the homeserver closed the connection")
             try:
@@ -130,9 +158,7 @@ class Connection(UpstreamProtocol):
                     self._break_body(self._ended)
             except HttpProcessingError as error:
                 self._break_body(_not_http(error))
-        self.stop_parsing()
         self._wake()
-        self._on_lost(self)
 
     def _fail(self, error: Broken) -> None:
         self._ended = error
@@ -147,6 +173,17 @@ class Connection(UpstreamProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _unread(transport: asyncio.Transport | None) -> bytes:
+    """Return what came before the connection broke and the loop, which failed to send, did not look at."""
+    if transport is None or transport.get_extra_info("ssl_object") is not None:
+        return b""
+    connection = transport.get_extra_info("socket")
+    try:
+        return b"" if connection is None else os.read(connection.fileno(), READ_LIMIT)
+    except OSError:
+        return b""
 
 
 def _not_http(error: HttpProcessingError) -> Broken:

@@ -83,7 +83,7 @@ class Relay:
         self._via = via
 
     async def __call__(self, relayed: Relayed) -> web.StreamResponse:
-        """Relay one request; raises `Refused` while nothing of an answer has gone to the client."""
+        """Relay one request; raises `Refused`, after cutting the client off where it has a part of an answer."""
         octets = self._head(relayed) + relayed.take_body()
         connection = self._pool.take()
         if connection is not None:
@@ -179,7 +179,7 @@ async def _send_body(relayed: Relayed, connection: Connection) -> None:
 
 
 class _Answer:
-    """The homeserver's answer on its way to the client. Raises `Broken` for one that can't be told from another."""
+    """The homeserver's answer on its way; raises `Broken`, also for one that can't be told from another."""
 
     def __init__(self, relayed: Relayed, message: RawResponseMessage, stream: StreamReader) -> None:
         self._relayed = relayed
@@ -219,9 +219,6 @@ class _Answer:
                     if client.writing_paused:
                         await client.drained()
                     body = await stream.readany()
-            except Broken:
-                _abort(client)
-                return WRITTEN_CLOSE
             except BaseException:
                 _abort(client)  # or an answer to this failure would stand inside of this one
                 raise
