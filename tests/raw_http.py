@@ -5,11 +5,22 @@ Rule: no library touches a request or an answer here, so what a test sees is wha
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+# socket(7): SO_LINGER on, for no time.
+_NO_TIME = struct.pack("ii", 1, 0)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection by a reset, whatever was read of it."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_TIME)
+    writer.transport.abort()
 
 
 class RawClient:
@@ -36,13 +47,16 @@ class RawClient:
 
     def reset(self) -> None:
         """Go away without a word."""
-        self.writer.transport.abort()
+        reset(self.writer)
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[RawClient]:
-    """Give a connection to a port of this machine."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+async def connected(to: int | str) -> AsyncIterator[RawClient]:
+    """Give a connection to a port of this machine, or to a unix socket."""
+    if isinstance(to, str):
+        reader, writer = await asyncio.open_unix_connection(to, limit=2**20)
+    else:
+        reader, writer = await asyncio.open_connection("127.0.0.1", to, limit=2**20)
     try:
         yield RawClient(reader, writer)
     finally:
@@ -76,12 +90,13 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 
 
 class RawServer:
-    """A server in the homeserver's place: `handler` gets each connection; `received` is what `read` saw."""
+    """A server in the homeserver's place: `handler` gets each connection; `open` counts those that it still has."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
+        self.open = 0
         self.ended = asyncio.Event()
         self.port = 0
 
@@ -91,6 +106,7 @@ class RawServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -100,15 +116,20 @@ class RawServer:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 await self._handler(reader, writer)
         finally:
+            self.open -= 1
             self.ended.set()
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["RawServer"]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20, backlog=1024)
-        self.port = server.sockets[0].getsockname()[1]
+    async def running(self, unix_path: str = "") -> AsyncIterator["RawServer"]:
+        """Listen on a free port, or on a unix socket."""
+        if unix_path:
+            server = await asyncio.start_unix_server(self._accept, unix_path, limit=2**20, backlog=1024)
+        else:
+            server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20, backlog=1024)
+            self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
