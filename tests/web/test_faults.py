@@ -6,6 +6,7 @@ the next ones is answered as it should be. All of it on the loop of `serve` and 
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -221,15 +222,14 @@ WITHIN_THE_ANSWER = {
 }
 
 
-@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 @pytest.mark.parametrize(
-    ("end", "run"),
-    [("closed", asyncio.run), ("closed", uvloop.run), ("reset", uvloop.run)],
-    ids=["closed, asyncio", "closed, uvloop", "reset, uvloop"],
+    ("end", "version", "run"),
+    [("closed", b"1.1", asyncio.run), ("closed", b"1.0", uvloop.run), ("reset", b"1.1", uvloop.run)],
+    ids=["closed, 1.1, asyncio", "closed, 1.0, uvloop", "reset, 1.1, uvloop"],
 )
 @pytest.mark.parametrize("case", WITHIN_THE_ANSWER)
 def test_an_answer_that_goes_wrong_is_cut_off(
-    case: str, end: str, run: Run, version: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    case: str, end: str, version: bytes, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin, rest = WITHIN_THE_ANSWER[case]
 
@@ -254,6 +254,136 @@ def test_an_answer_that_goes_wrong_is_cut_off(
                         await client.rest()
                 await expect_the_next_one_to_be_served(gateway, upstream)
                 expect_a_reason(gateway, caplog)
+
+    run(claim())
+
+
+MANY_FIELDS = b"".join(b"X-%03d: " % number + b"a" * 990 + b"\r\n" for number in range(1000))
+# What is odd, and an answer all the same: what is sent, and what arrives.
+ODD = {
+    "a head of nearly a million octets": (
+        b"HTTP/1.1 200 OK\r\n" + MANY_FIELDS + b"Content-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n" + MANY_FIELDS + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ),
+    # RFC 9112 5.2 leaves us this or 502.
+    "obs-fold": (
+        b"HTTP/1.1 200 OK\r\nX-A: 1\r\n 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX-A: 1 2\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ),
+    "empty lines before": (
+        b"\r\n\r\n" + OK,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ),
+    "HTTP/1.0": (
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ),
+    "many interim answers": (
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50 + OK,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50
+        + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ),
+}
+
+
+@on_both_loops
+@pytest.mark.parametrize("case", ODD)
+def test_an_answer_that_is_only_odd_arrives(case: str, run: Run, tmp_path: Path) -> None:
+    sent, arrives = ODD[case]
+
+    async def claim() -> None:
+        async with asyncio.timeout(SOON), RawServer(Script(sent)).running() as upstream:
+            async with running_gateway(tmp_path, upstream.url) as gateway:
+                for _ in range(2):
+                    async with connected(gateway.port) as client:
+                        await client.send(GET)
+                        assert await client.rest() == arrives
+
+    run(claim())
+
+
+@on_both_loops
+@pytest.mark.parametrize("framing", ["a length", "chunks"])
+def test_an_answer_may_come_octet_by_octet(framing: str, run: Run, tmp_path: Path) -> None:
+    answers = {
+        "a length": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789",
+        "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n",
+    }
+
+    async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            await read_message(reader)
+            for octet in b"HTTP/1.1 103 Early Hints\r\n\r\n" + answers[framing]:
+                writer.write(bytes([octet]))
+                await asyncio.sleep(0.001)
+
+    async def claim() -> None:
+        async with asyncio.timeout(SOON), RawServer(dribble).running() as upstream:
+            async with running_gateway(tmp_path, upstream.url) as gateway, connected(gateway.port) as client:
+                for _ in range(2):
+                    await client.send(GET.replace(b"Connection: close\r\n", b""))
+                    assert await client.head() == b"HTTP/1.1 103 Early Hints\r\n\r\n"
+                    head, _, body = (await client.answer()).partition(b"\r\n\r\n")
+                    assert head == answers[framing].partition(b"\r\n\r\n")[0]
+                    assert unchunked(body) == b"0123456789" if framing == "chunks" else body == b"0123456789"
+                assert upstream.connections == 1
+
+    run(claim())
+
+
+def unchunked(body: bytes) -> bytes:
+    """Join the chunks of a body whose chunks hold no line break."""
+    return b"".join(body.split(b"\r\n")[1::2])
+
+
+# The method, the answer to it, and what comes behind it though nobody asked.
+TOO_MUCH = {
+    "a longer body": (b"GET", OK, b"more"),
+    "garbage": (b"GET", OK, b"\0\xff" + SECRET),
+    "an empty line and more": (b"GET", OK, b"\r\n" + SECRET),
+    "an interim answer": (b"GET", OK, b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "something behind the last chunk": (b"GET", HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", SECRET),
+    "a body for HEAD": (b"HEAD", OK.removesuffix(b"{}"), b"{}"),
+    "chunks for HEAD": (b"HEAD", HEAD + b"\r\n", b"2\r\n{}\r\n0\r\n\r\n"),
+    "a body with 204": (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n", b"{}"),
+    "a body with 304": (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", b"{}"),
+}
+
+
+@on_both_loops
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_what_comes_behind_an_answer_reaches_nobody(
+    case: str, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, at_once: bool
+) -> None:
+    """At once with the answer, it may spoil that one: a 502 is as good."""
+    method, answer, rest = TOO_MUCH[case]
+
+    async def claim() -> None:
+        answered = asyncio.Event()
+
+        async def fault(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if at_once:
+                writer.write(answer + rest)
+            else:
+                writer.write(answer)
+                await answered.wait()
+                writer.write(rest)
+            await reader.read()  # the connection is ended by the gateway
+
+        async with asyncio.timeout(SOON), RawServer(Misbehaving(fault)).running() as upstream:
+            async with running_gateway(tmp_path, upstream.url) as gateway:
+                async with connected(gateway.port) as client:
+                    await client.send(GET.replace(b"GET", method))
+                    octets = await client.rest()
+                    if not (at_once and octets.startswith(b"HTTP/1.1 502 ")):
+                        head, _, body = answer.partition(b"\r\n\r\n")
+                        assert octets.replace(b"\r\nConnection: close", b"") == head + b"\r\n\r\n" + body
+                    answered.set()
+                await expect_the_next_one_to_be_served(gateway, upstream)
+                assert SECRET.decode() not in gateway.log + caplog.text
+                assert "Traceback" not in gateway.log + caplog.text
 
     run(claim())
 
