@@ -15,6 +15,8 @@ from aiohttp.http_parser import HttpRequestParser, HttpResponseParser, RawReques
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
+from gateway.sockets import EndWatch
+
 Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
@@ -112,7 +114,7 @@ class ClientProtocol(web.RequestHandler):
     a body that turns out unreadable waits for ever; a request that asks for a WebSocket brings the first fault back.
     """
 
-    __slots__ = ("_answer", "_body", "_chunked", "_head_timeout", "_head_timer", "_held", "_last_octets")
+    __slots__ = ("_answer", "_body", "_chunked", "_head_timeout", "_head_timer", "_held", "_last_octets", "_watch")
 
     def __init__(
         self,
@@ -159,6 +161,7 @@ class ClientProtocol(web.RequestHandler):
         Asked for at once and kept: uvloop asks the system only then, which does not know it any more after a reset.
         """
         super().connection_made(transport)
+        self._watch = EndWatch(self._loop, cast("asyncio.Transport", transport), self.eof_received)
         if self.peername is None and not isinstance(self.sockname, str):
             transport.abort()  # type: ignore[attr-defined]
 
@@ -168,7 +171,8 @@ class ClientProtocol(web.RequestHandler):
         A client that sends no more may still read, or may have gone: TCP does not tell.
         """
         idle = self._waiter is not None and not self._messages
-        if idle or not self._body.is_eof() or self.transport is None:
+        complete = self._messages or self._body.is_eof()
+        if idle or not complete or self.transport is None:
             return False  # nothing was asked, or only half of it
         self._loop.call_later(_HALF_CLOSED, self.transport.close)
         return True
@@ -213,6 +217,10 @@ class ClientProtocol(web.RequestHandler):
         error = kw.get("exc_info")
         if not isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
             super().log_exception(*args, **kw)
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        self._watch.start()
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
         if start == 0 and self._last_octets:  # it may have come in two parts

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the bottom up; names on one level do not import each other, but inside their own package.
 LEVELS = (
-    {"__init__", "settings"},
+    {"__init__", "settings", "sockets"},
     {"errors", "logs", "problems", "http1"},
     {"tasks", "limits"},
     {"core"},

@@ -5,7 +5,6 @@ each connection is bounded by a head and twice `READ_LIMIT` inward and by the tr
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +12,7 @@ from aiohttp import StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.http1 import Message, UpstreamProtocol, break_body
+from gateway.sockets import unread
 
 # Octets of an answer that wait for a slow client before the homeserver is held back.
 READ_LIMIT: Final = 2**16
@@ -141,8 +141,8 @@ class Connection(UpstreamProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the running exchange: a body that ends by close is whole, any other is broken off."""
-        if exc is not None and (unread := _unread(self.transport)):
-            self.data_received(unread)  # it answered before it refused to take more
+        if exc is not None and (data := unread(self.transport, READ_LIMIT)):
+            self.data_received(data)  # it answered before it refused to take more
         super().connection_lost(exc)
         self._end(exc)
         self.stop_parsing()
@@ -173,17 +173,6 @@ class Connection(UpstreamProtocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _unread(transport: asyncio.Transport | None) -> bytes:
-    """Return what came before the connection broke and the loop, which failed to send, did not look at."""
-    if transport is None or transport.get_extra_info("ssl_object") is not None:
-        return b""
-    connection = transport.get_extra_info("socket")
-    try:
-        return b"" if connection is None else os.read(connection.fileno(), READ_LIMIT)
-    except OSError:
-        return b""
 
 
 def _not_http(error: HttpProcessingError) -> Broken:

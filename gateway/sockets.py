@@ -1,0 +1,65 @@
+"""What the loop does not tell of a connection: that its peer has gone while nobody reads, what came before it broke.
+
+The rule of this file: it asks the system about the socket below a transport, and changes nothing on it.
+"""
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from typing import Final
+
+# Seconds between two looks: a hanging /sync must not stay at the homeserver for long.
+_BETWEEN_LOOKS: Final = 0.5
+_GONE: Final = select.POLLHUP | select.POLLERR
+
+
+class EndWatch:
+    """Looks now and then at a transport that is not read, and aborts it when the peer has gone.
+
+    `stopped` is called when the peer will send no more than what waits; the watch ends when it returns true.
+    """
+
+    __slots__ = ("_loop", "_running", "_stopped", "_transport")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, stopped: Callable[[], bool]
+    ) -> None:
+        self._loop, self._transport, self._stopped = loop, transport, stopped
+        self._running = False
+
+    def start(self) -> None:
+        """Look until the transport is read again."""
+        if not self._running:
+            self._running = True
+            self._loop.call_later(_BETWEEN_LOOKS, self._look)
+
+    def _look(self) -> None:
+        self._running = False
+        if self._transport.is_closing() or self._transport.is_reading():
+            return
+        events = _events(self._transport)
+        if events & _GONE:
+            self._transport.abort()
+        elif not (events & select.POLLRDHUP and self._stopped()):
+            self.start()
+
+
+def unread(transport: asyncio.Transport | None, limit: int) -> bytes:
+    """Return what came before the connection broke and the loop, which failed to send, did not look at."""
+    if transport is None or transport.get_extra_info("ssl_object") is not None:
+        return b""
+    connection = transport.get_extra_info("socket")
+    try:
+        return b"" if connection is None else os.read(connection.fileno(), limit)
+    except OSError:
+        return b""
+
+
+def _events(transport: asyncio.Transport) -> int:
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return 0
+    asked = select.poll()
+    asked.register(connection.fileno(), select.POLLRDHUP)
+    return sum(events for _, events in asked.poll(0))
