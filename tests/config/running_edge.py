@@ -247,7 +247,7 @@ async def answers(port: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def process(command: list[str], port: int, log: Path) -> AsyncIterator[None]:
+async def process(command: list[str], port: int, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """The command, from the moment that its port answers until it is stopped."""
     with log.open("wb") as output:
         running = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
@@ -256,7 +256,7 @@ async def process(command: list[str], port: int, log: Path) -> AsyncIterator[Non
             while not await answers(port):
                 assert running.returncode is None, await asyncio.to_thread(log.read_text)
                 await asyncio.sleep(0.02)
-        yield
+        yield running
     finally:
         with contextlib.suppress(ProcessLookupError):
             running.terminate()
