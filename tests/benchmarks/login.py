@@ -3,10 +3,12 @@
 Straight as the application service, by Synapse's own JWT login, and by JWT through the gateway:
 
     pip install -c requirements.lock --group benchmark -e .
-    python -m tests.benchmarks.login [--logins N] [--rounds N] [--json FILE]
+    python -m tests.benchmarks.login [--logins N] [--rounds N] [--unpinned] [--json FILE]
 
-The three take turns in short rounds, so that a machine whose speed drifts slows all of them alike. Every login makes
-a new device for a user that exists. A benchmark, not a test: it judges nothing.
+The three take turns in short rounds, another one first each time, and are compared round by round: a machine whose
+speed drifts slows all of them alike. Synapse, which bounds all three, has a core of its own; gateway and load share
+the others (`--unpinned`: left to the scheduler). Every login makes a new device for a user that exists. A benchmark,
+not a test: it judges nothing.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from rich.table import Table
 
 from gateway.cli.synapse import RATE_LIMITS_OFF, SynapseSettings, running_synapse
 from gateway.cli.templates import registration_yaml
+from tests.benchmarks.processes import own_cores
 
 SERVER_NAME = "bench.localhost"
 USERS = [f"user{number}" for number in range(16)]
@@ -75,8 +79,11 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logins", type=int, default=160, help="logins a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--unpinned", action="store_true", help="let the scheduler place Synapse")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    every = own_cores().every
+    of_synapse, others = (every, every) if arguments.unpinned else (every[:1], every[1:] or every)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         registration = directory / "registration.yaml"
@@ -89,13 +96,16 @@ async def main() -> None:
                 "jwt_config": {"enabled": True, "secret": SECRET, "algorithm": "HS256"},
             },
         )
+        os.sched_setaffinity(0, of_synapse)  # which Synapse inherits
         async with running_synapse(directory / "synapse", settings) as synapse:
+            os.sched_setaffinity(0, others)
             async with running_gateway(directory, synapse.url) as (url, pid):
-                figures, cost = await measure(ways(synapse.url, url), pid, arguments.logins, arguments.rounds)
-    show(figures, cost)
+                figures, ratios, cost = await measure(ways(synapse.url, url), pid, arguments.logins, arguments.rounds)
+    show(figures, ratios, cost)
     if arguments.json:
         rows = [asdict(figure) for figure in figures]
-        arguments.json.write_text(json.dumps({"logins": rows, "gateway_cpu_ms_per_login": cost}, indent=2))
+        found = {"logins": rows, "ratios": ratios, "gateway_cpu_ms_per_login": cost}
+        arguments.json.write_text(json.dumps(found, indent=2))
 
 
 def ways(synapse_url: str, gateway_url: str) -> list[Way]:
@@ -157,7 +167,10 @@ async def until_ready(url: str) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def measure(three: list[Way], pid: int, logins: int, rounds: int) -> tuple[list[Figures], float]:
+async def measure(
+    three: list[Way], pid: int, logins: int, rounds: int
+) -> tuple[list[Figures], dict[str, float], float]:
+    """Return the figures of each way, the ratios of (c) at 16 at once, and the gateway's milliseconds a login."""
     console = Console(stderr=True)
     samples: dict[tuple[str, int], list[tuple[float, list[float]]]] = {}
     spent, counted = 0.0, 0
@@ -165,7 +178,7 @@ async def measure(three: list[Way], pid: int, logins: int, rounds: int) -> tuple
         await one_round(three[2], 1, [user])
     for number in range(1 + rounds):
         for at_once in (1, 16):
-            for way in three:
+            for way in three[number % 3 :] + three[: number % 3]:
                 console.print(f"round {number}/{rounds}, {at_once:2} at once, {way.name}", end="\r")
                 users = [USERS[index % len(USERS)] for index in range(logins if at_once > 1 else logins // 4)]
                 before = processor_seconds(pid)
@@ -177,7 +190,13 @@ async def measure(three: list[Way], pid: int, logins: int, rounds: int) -> tuple
                     spent += processor_seconds(pid) - before
                     counted += len(users)
     console.print(" " * 70, end="\r")
-    return [summary(name, at_once, found) for (name, at_once), found in samples.items()], spent / counted * 1000
+    figures = [summary(name, at_once, found) for (name, at_once), found in samples.items()]
+    rates = [[rate for rate, _ in samples[way.name, 16]] for way in three]
+    ratios = {
+        f"(c)/{way.name[:3]}": round(statistics.median(map(truediv, rates[2], rates[index])), 3)
+        for index, way in enumerate(three[:2])
+    }
+    return figures, ratios, spent / counted * 1000
 
 
 async def one_round(way: Way, at_once: int, users: list[str]) -> tuple[float, list[float]]:
@@ -217,7 +236,7 @@ def at(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def show(figures: list[Figures], cost: float) -> None:
+def show(figures: list[Figures], ratios: dict[str, float], cost: float) -> None:
     table = Table("way", "at once", "logins/s", "p50 ms", "p99 ms")
     for figure in sorted(figures, key=lambda figure: (figure.at_once, figure.way)):
         table.add_row(
@@ -225,11 +244,8 @@ def show(figures: list[Figures], cost: float) -> None:
         )
     console = Console()
     console.print(table)
-    rates = {figure.way[:3]: figure.logins_per_second for figure in figures if figure.at_once == 16}
-    console.print(
-        f"16 at once: (c)/(a) = {rates['(c)'] / rates['(a)']:.2f}, (c)/(b) = {rates['(c)'] / rates['(b)']:.2f}; "
-        f"the gateway's processor time: {cost:.2f} ms per login"
-    )
+    compared = ", ".join(f"{name} = {ratio:.3f}" for name, ratio in ratios.items())
+    console.print(f"16 at once: {compared}; the gateway's processor time: {cost:.2f} ms per login")
 
 
 if __name__ == "__main__":
