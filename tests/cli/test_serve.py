@@ -7,6 +7,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -17,16 +18,23 @@ from tests.fake_homeserver import FakeHomeserver
 from tests.running_gateway import LOGIN, mint, write_configuration
 
 
-@pytest.fixture
-async def process(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[Process]:
-    path = write_configuration(tmp_path, homeserver.url, {})
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[Process]:
     made = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", "serve", "-c", str(path), stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
-    yield made
-    if made.returncode is None:
-        made.kill()
-        await made.wait()
+    try:
+        yield made
+    finally:
+        if made.returncode is None:
+            made.kill()
+            await made.wait()
+
+
+@pytest.fixture
+async def process(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[Process]:
+    async with serving(write_configuration(tmp_path, homeserver.url, {})) as made:
+        yield made
 
 
 async def address(process: Process) -> str:
@@ -55,6 +63,28 @@ async def test_it_serves_until_it_is_told_to_stop(process: Process, number: int)
     assert b"login " in log
     assert log.splitlines()[-1].rstrip().endswith(b"stopped")
     assert b"Traceback" not in log
+
+
+async def test_of_two_that_share_an_address_one_may_crash(
+    tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int
+) -> None:
+    server = {"listen": [f"127.0.0.1:{unused_tcp_port}"], "reuse_port": True}
+    path = write_configuration(tmp_path, homeserver.url, {"server": server})
+    async with serving(path) as one, serving(path) as two:
+        url = f"http://{await address(one)}"
+        assert url == f"http://{await address(two)}"
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as client:
+            tokens = [mint(f"user{number}") for number in range(8)]
+            for crash in (False, True):
+                if crash:
+                    one.kill()
+                    await one.wait()
+                for token in tokens:  # a connection each, dealt out by the system
+                    body = {"type": "org.matrix.login.jwt", "token": token}
+                    async with client.post(url + LOGIN, json=body) as response:
+                        assert response.status == 200
+    assert len(homeserver.users) == 8
 
 
 @pytest.mark.parametrize("key", ["listen", "admin_listen"])
