@@ -5,6 +5,7 @@ Rule: no library touches a request or an answer here, so what a test sees is wha
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -99,10 +100,11 @@ class RawServer:
         self.open = 0
         self.ended = asyncio.Event()
         self.port = 0
+        self._scheme = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -123,12 +125,13 @@ class RawServer:
                 await writer.wait_closed()
 
     @asynccontextmanager
-    async def running(self, unix_path: str = "") -> AsyncIterator["RawServer"]:
-        """Listen on a free port, or on a unix socket."""
+    async def running(self, unix_path: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator["RawServer"]:
+        """Listen on a free port, with or without TLS, or on a unix socket."""
         if unix_path:
             server = await asyncio.start_unix_server(self._accept, unix_path, limit=2**20, backlog=1024)
         else:
-            server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20, backlog=1024)
+            server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**20, backlog=1024, ssl=tls)
+            self._scheme = "http" if tls is None else "https"
             self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
