@@ -3,19 +3,26 @@
 A test that fails here with a new version of aiohttp says what to look at in `gateway/http1.py`.
 """
 
+import ast
 import asyncio
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import requires, version
+from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import StreamReader, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
 from aiohttp.streams import EMPTY_PAYLOAD, EmptyStreamReader
 
-from gateway.http1 import ClientProtocol, Written
+from gateway import http1
+from gateway.http1 import ClientProtocol, UpstreamProtocol, Written
+
+HTTP1 = Path(http1.__file__)
+PACKAGE = HTTP1.parent
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Trailer: 1\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -83,24 +90,106 @@ async def test_a_reader_that_a_chunk_just_woke_does_not_learn_of_an_error_in_aio
     assert not done
 
 
-def test_the_names_that_are_used_are_there() -> None:
-    used = {
-        "_messages",
-        "_max_msg_queue_size",
-        "_waiter",
-        "_current_request",
-        "_request_count",
-        "_upgraded",
-        "_message_tail",
-        "_reading_paused",
-        "_read_bufsize",
-        "_parser",
-        "_loop",
+def classes(path: Path) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def is_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def is_super(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+
+
+def is_parser(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "_parser" and is_self(node.value)
+
+
+def named(tree: ast.AST, is_owner: Callable[[ast.AST], bool]) -> set[str]:
+    """The attributes that are read, set or called of an owner."""
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_owner(node.value)}
+
+
+def taken_from_aiohttp(ours: type) -> set[str]:
+    """What a class of ours wants of its base.
+
+    Attributes of `self` that it neither makes nor defines, what it asks of `super()`, and methods that nobody in the
+    gateway names, which only aiohttp can call.
+    """
+    tree = classes(HTTP1)[ours.__name__]
+    methods = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    made = {
+        node.attr
+        for node in ast.walk(methods["__init__"])
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value)
     }
+    own = made | set(vars(ours).get("__slots__", ())) | set(methods)
+    everywhere = {name for path in PACKAGE.rglob("*.py") for name in named(ast.parse(path.read_text()), is_no_super)}
+    return (named(tree, is_self) - own) | named(tree, is_super) | (set(methods) - everywhere)
+
+
+def is_no_super(node: ast.AST) -> bool:
+    return not is_super(node)
+
+
+def not_there(names: set[str], base: type) -> list[str]:
+    return sorted(name for name in names if not hasattr(base, name))
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "parser"),
+    [
+        (ClientProtocol, web.RequestHandler, HttpRequestParser),
+        (UpstreamProtocol, BaseProtocol, HttpResponseParser),
+    ],
+)
+def test_the_names_that_are_used_are_there(ours: type, base: type, parser: type) -> None:
+    assert ours.__bases__ == (base,)
+    assert not_there(taken_from_aiohttp(ours), base) == []
+    assert not_there(named(classes(HTTP1)[ours.__name__], is_parser), parser) == []
+
+
+def test_a_name_that_is_not_there_is_seen() -> None:
+    """An attribute, methods that are overridden, and one that is only called; what is our own is none of them."""
+    missed = not_there(taken_from_aiohttp(ClientProtocol), object)
+
+    assert {"_messages", "handle_error", "data_received", "_drain_helper"} <= set(missed)
+    assert "_watch" not in missed
+
+
+def has(owner: type, name: str) -> bool:
+    """Whether a class has a slot, a method or an attribute that it sets itself."""
+    return hasattr(owner, name) or name in named(ast.parse(inspect.getsource(owner)), is_self)
+
+
+def test_the_private_names_that_functions_use_are_there() -> None:
+    """Of arguments alone, whose annotation says which class of aiohttp they are of."""
+    owners = {"web.BaseRequest": web.BaseRequest, "web.RequestHandler": web.RequestHandler}
+    tree = ast.parse(HTTP1.read_text(encoding="utf-8"))
+    seen, missed = set(), []
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        annotated = {one.arg: ast.unparse(one.annotation) for one in function.args.args if one.annotation}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                owner = owners[annotated[ast.unparse(node.value)]]
+                seen.add((owner, node.attr))
+                if not has(owner, node.attr):
+                    missed.append((owner, node.attr))
+
+    assert (web.BaseRequest, "_cache") in seen
+    assert missed == []
+    assert not has(web.BaseRequest, "_cached")
+
+
+def test_no_name_of_ours_hides_one_of_aiohttp() -> None:
     slots = {name for owner in web.RequestHandler.__mro__ for name in getattr(owner, "__slots__", ())}
 
-    assert used <= slots
     assert not set(ClientProtocol.__slots__) & slots
+
+
+def test_what_is_made_or_awaited_of_it_is_as_it_was() -> None:
     assert list(inspect.signature(web_protocol._ErrInfo).parameters) == ["status", "exc", "message"]  # noqa: SLF001 - this file is about them
     assert issubclass(EmptyStreamReader, StreamReader)
     assert inspect.iscoroutinefunction(BaseProtocol._drain_helper)  # noqa: SLF001 - the same
