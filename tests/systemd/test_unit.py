@@ -27,7 +27,7 @@ def values(key: str) -> list[str]:
 PROGRAM = values("ExecStart")[0].split()[0]
 
 
-def verify(unit: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def verify(unit: str, folder: Path, name: str = "matrix-login-gateway.service") -> subprocess.CompletedProcess[str]:
     """What systemd-analyze says of `unit`; missing it is a skip here and a failure where CI=true."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
@@ -37,7 +37,7 @@ def verify(unit: str, folder: Path) -> subprocess.CompletedProcess[str]:
         pytest.skip(reason)
     program = folder / "program"
     program.touch(mode=0o755)
-    copy = folder / "matrix-login-gateway.service"
+    copy = folder / name
     copy.write_text(unit.replace(f"ExecStart={PROGRAM} ", f"ExecStart={program} "))
     # "no" leaves the faults of other units out; a warning about ours still counts as a failure.
     return subprocess.run(
@@ -49,8 +49,9 @@ def verify(unit: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_systemd_takes_the_unit_without_a_word(tmp_path: Path) -> None:
-    done = verify(UNIT, tmp_path)
+@pytest.mark.parametrize("name", ["matrix-login-gateway.service", "matrix-login-gateway@1.service"])
+def test_systemd_takes_the_unit_without_a_word_alone_and_as_an_instance(tmp_path: Path, name: str) -> None:
+    done = verify(UNIT, tmp_path, name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -105,3 +106,10 @@ def test_the_readme_names_no_directory_that_the_unit_does_not_have() -> None:
     theirs = {str(Path(PROGRAM).parents[1]), "/etc/matrix-login-gateway", "/var/lib/matrix-login-gateway"}
     named = set(re.findall(r"/(?:opt|etc|var/lib)/[\w-]*gateway[\w-]*(?=[/\s`\"'.,;)]|$)", README))
     assert named == theirs
+
+
+def test_the_readme_stops_the_instances_wherever_it_replaces_or_removes_a_unit() -> None:
+    for title in ("Upgrade", "Removal"):
+        text = README.split(f"## {title}\n")[1].split("\n## ")[0]
+        assert "sudo systemctl stop 'matrix-login-gateway@*'\n" in text
+        assert re.search(r"^sudo (install|rm) .*/matrix-login-gateway@\.service$", text, re.MULTILINE)
