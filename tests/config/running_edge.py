@@ -1,4 +1,4 @@
-"""What the edge tests run: nginx or HAProxy with a snippet, real servers behind it, a client before it.
+"""What the edge tests run: nginx, HAProxy or Caddy with a snippet, real servers behind it, a client before it.
 
 Rule: a snippet is run as it is, TLS included; only ports and certificate paths are put in place.
 The client writes its requests as octets on a socket: no library touches the request target.
@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import ssl
+import sysconfig
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ class Connection:
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """A running nginx or HAProxy with one of the snippets."""
+    """A running nginx, HAProxy or Caddy with one of the snippets."""
 
     snippet: str
     port: int
@@ -140,7 +141,7 @@ class Edge:
 
     @property
     def all_through_gateway(self) -> bool:
-        return "-all." in self.snippet
+        return "-all" in self.snippet
 
     @property
     def not_login(self) -> Upstream:
@@ -165,10 +166,12 @@ class Edge:
 
 
 def program(name: str) -> str:
-    """The path of an installed program; missing is a skip here and a failure where CI=true."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    """The path of a program, from the system or from a wheel; missing is a skip here and a failure where CI=true."""
+    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", sysconfig.get_path("scripts")]
+    found = shutil.which(name, path=os.pathsep.join(folders))
     if found is None:
-        reason = f"{name} is not installed (Debian: apt-get install {name})"
+        where = "pip install --group test" if name == "caddy" else f"Debian: apt-get install {name}"
+        reason = f"{name} is not installed ({where})"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -211,7 +214,9 @@ def put_in_place(snippet: str, port: int, certificate: Path, gateway: Upstream, 
     here = f"127.0.0.1:{port}"
     snippet = snippet.replace("    listen [::]:443 ssl http2;\n", "")
     snippet = snippet.replace("listen 443 ", f"listen {here} ").replace("bind :::443 v4v6 ", f"bind {here} ")
-    assert here in snippet
+    site = f"https://{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls {certificate} {certificate}\n"  # of Caddy
+    snippet = snippet.replace(f"\n{NAME} {{\n", f"\n{site}")
+    assert here in snippet or site in snippet
     assert not re.search(r"\b443\b", snippet)
     snippet = re.sub(r"/etc/\S+\.pem", str(certificate), snippet)
     snippet = snippet.replace("127.0.0.1:8010", f"127.0.0.1:{gateway.port}")
@@ -221,6 +226,13 @@ def put_in_place(snippet: str, port: int, certificate: Path, gateway: Upstream, 
 def command_line(kind: str, folder: Path, snippet: str) -> list[str]:
     """How to run the snippet in the foreground, writing only below `folder`."""
     (folder / "snippet.conf").write_text(snippet)
+    if kind == "caddy":
+        options = ("admin off", "persist_config off", "auto_https disable_redirects", "servers {\nprotocols h1 h2\n}")
+        lines = ["{", *options, "}", f"import {folder}/snippet.conf", ""]
+        (folder / "Caddyfile").write_text("\n".join(lines))
+        home = [f"{name}={folder}" for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")]
+        arguments = ["run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+        return [program("env"), *home, program("caddy"), *arguments]
     if kind == "haproxy":
         (folder / "global.conf").write_text("global\n    log stderr format raw daemon\n")
         # -dW: a warning is an error.

@@ -1,4 +1,4 @@
-"""The edge snippets of config/edge, run by the real nginx and HAProxy before two real servers.
+"""The edge snippets of config/edge, run by the real nginx, HAProxy and Caddy before two real servers.
 
 Rule: README.md quotes the very files that are run here; what it claims of them has a test.
 """
@@ -7,9 +7,9 @@ import asyncio
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -76,10 +76,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=[path.name for path in SNIPPETS if not path.name.startswith("Caddyfile")])
+@pytest.fixture(params=[path.name for path in SNIPPETS])
 async def edge(request: pytest.FixtureRequest, tmp_path: Path, certificate: Path) -> AsyncIterator[Edge]:
     name: str = request.param
-    kind = "nginx" if name.endswith(".conf") else "haproxy"
+    kind = re.split(r"file|-", name.lower())[0]
     program(kind)
     async with Upstream("gateway").running() as gateway, Upstream("homeserver").running() as homeserver:
         port = free_port()
@@ -132,8 +132,10 @@ async def test_what_a_client_claims_of_its_address_is_replaced(edge: Edge, targe
 async def test_host_and_other_fields_are_kept(edge: Edge) -> None:
     lines = ['Authorization: X-Matrix origin="a",key="b"', "Accept-Encoding: br", "X-One: 1", "X-One: 2"]
     fields = (await edge.ask("PUT", "/_matrix/federation/v1/send/1", *lines)).report["fields"]
-    kept = [f"{n}: {v}" for n, v in fields if n in {"authorization", "accept-encoding", "x-one"}]
-    assert kept == [f"{n.lower()}: {v}" for n, v in (line.split(": ", 1) for line in lines)]
+    kept = [(n, v) for n, v in fields if n in {"authorization", "accept-encoding", "x-one"}]
+    sent = [(n.lower(), v) for n, v in (line.split(": ", 1) for line in lines)]
+    # Caddy puts the names into another order, which means nothing; that of fields with one name does (RFC 9110 5.3).
+    assert sorted(kept, key=itemgetter(0)) == sorted(sent, key=itemgetter(0))
     assert [v for n, v in fields if n == "host"] == [f"{NAME}:8448"]
 
 
@@ -200,12 +202,9 @@ def test_no_read_timeout_is_shorter_than_a_long_sync(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [path.name for path in SNIPPETS if path.name.startswith("Caddyfile")])
-def test_caddy_accepts_its_snippet(name: str, tmp_path: Path) -> None:
-    caddy = shutil.which("caddy")
-    if caddy is None:
-        pytest.skip("caddy is not installed (not needed under CI)")
+def test_caddy_accepts_its_snippet_as_it_is(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [caddy, "validate", "--adapter", "caddyfile", "--config", str(CONFIG / "edge" / name)],
+        [program("caddy"), "validate", "--adapter", "caddyfile", "--config", str(CONFIG / "edge" / name)],
         env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
