@@ -1,7 +1,7 @@
 """JSON Web Token login for any Matrix homeserver, as a gateway in front of it.
 
 errors, logs, tasks, limits   what is refused, how it is told, what runs beside a request, how often one may try
-settings, problems, config    file and environment to checked settings, all problems in one report
+settings, config/             file and environment to checked settings, all problems in one report
 http1, sockets                what is used of aiohttp's inner parts, what the system knows of a connection
 core/                         decisions: plain functions and frozen values, no I/O, no clock
 storage/                      the only SQL

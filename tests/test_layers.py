@@ -11,7 +11,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the bottom up; names on one level do not import each other, but inside their own package.
 LEVELS = (
     {"__init__", "settings", "sockets"},
-    {"errors", "logs", "problems", "http1"},
+    {"errors", "logs", "http1"},
     {"tasks", "limits"},
     {"core"},
     {"storage", "upstream"},

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from gateway.cli.console import config_option, json_option, load_configuration, say
 from gateway.cli.templates import example_configuration, registration_yaml
 from gateway.config import load
+from gateway.config.problems import explanation
 from gateway.errors import ConfigurationError, Unusable
-from gateway.problems import explanation
 from gateway.upstream.homeserver import HomeserverSettings
 
 

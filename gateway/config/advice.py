@@ -1,8 +1,8 @@
 """What is unwise in settings that work."""
 
+from gateway.config.problems import Report
 from gateway.config.tables import JwtSettings
 from gateway.core.keys import MIN_SECRET_BYTES
-from gateway.problems import Report
 
 
 def advise(jwt: JwtSettings, report: Report) -> None:

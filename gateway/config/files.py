@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.problems import Keys, Report
+from gateway.config.problems import Keys, Report
 
 _MAX_SECRET_FILE: Final = 64 * 1024
 

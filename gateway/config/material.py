@@ -8,9 +8,9 @@ from typing import Final
 from pydantic import ValidationError
 
 from gateway.config.files import Files
+from gateway.config.problems import Report
 from gateway.config.tables import JwtSettings
 from gateway.core.keys import KeySet, UnfitKeys, build_key_set
-from gateway.problems import Report
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions.appservice import SessionSettings
 

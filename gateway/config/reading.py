@@ -8,9 +8,9 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import ValidationError
 
+from gateway.config.problems import Keys, Places, Report, explanation
 from gateway.config.tables import Settings, fields_of
 from gateway.errors import ConfigurationError
-from gateway.problems import Keys, Places, Report, explanation
 
 ENVIRONMENT_PREFIX: Final = "MATRIX_LOGIN_GATEWAY__"
 

@@ -4,13 +4,13 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from gateway.config.problems import Keys
 from gateway.core.accounts import ExistingAccounts
 from gateway.core.identity import ClaimNames, IdentityRules
 from gateway.core.keys import Format
 from gateway.core.tokens import TokenRules
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
-from gateway.problems import Keys
 from gateway.settings import OneOrMore, Table
 from gateway.sign_in import ProfileSettings
 from gateway.storage.database import DatabaseSettings

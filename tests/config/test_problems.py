@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import ErrorDetails
 
-from gateway.problems import Places, Report, explanation
+from gateway.config.problems import Places, Report, explanation
 
 FILE = """\
 [server]
