@@ -30,18 +30,6 @@ _LOG = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
 }
-_MANY: dict[str, float] = {"per_second": 100_000, "burst_count": 100_000}
-
-RATE_LIMITS_OFF: Mapping[str, Any] = {
-    "rc_message": _MANY,
-    "rc_registration": _MANY,
-    "rc_login": {"address": _MANY, "account": _MANY, "failed_attempts": _MANY},
-    "rc_joins": {"local": _MANY, "remote": _MANY},
-    "rc_invites": {"per_room": _MANY, "per_user": _MANY, "per_issuer": _MANY},
-    "rc_media_create": _MANY,
-    "rc_presence": {"per_user": _MANY},
-}
-"""For `SynapseSettings.extra`: limits so high that neither a test nor a benchmark meets them."""
 
 
 class SynapseError(Exception):

@@ -36,9 +36,10 @@ from joserfc.jwk import OctKey
 from rich.console import Console
 from rich.table import Table
 
-from gateway.cli.synapse import RATE_LIMITS_OFF, SynapseSettings, running_synapse
+from gateway.cli.synapse import SynapseSettings, running_synapse
 from gateway.cli.templates import registration_yaml
 from tests.benchmarks.processes import own_cores
+from tests.synapse_limits import RATE_LIMITS_OFF
 
 SERVER_NAME = "bench.localhost"
 USERS = [f"user{number}" for number in range(16)]

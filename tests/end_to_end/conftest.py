@@ -21,7 +21,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from gateway.cli.synapse import RATE_LIMITS_OFF, SynapseSettings, running_synapse
+from gateway.cli.synapse import SynapseSettings, running_synapse
+from tests.synapse_limits import RATE_LIMITS_OFF
 
 SERVER_NAME = "example.org"
 AS_TOKEN = "a5" * 32

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import uvloop
 
-from gateway.cli.synapse import RATE_LIMITS_OFF, Synapse, SynapseError, SynapseSettings, running_synapse
+from gateway.cli.synapse import Synapse, SynapseError, SynapseSettings, running_synapse
 from tests.benchmarks.loads import ELEMENT, Load, Request, wrk
 from tests.benchmarks.plan import Plan, Report, table
 from tests.benchmarks.processes import NotStarted, confined_to
 from tests.benchmarks.proxies import GATEWAY, VERSIONS, running_proxy
+from tests.synapse_limits import RATE_LIMITS_OFF
 
 CONNECTIONS = 16
 WHOAMI = "/_matrix/client/v3/account/whoami"
