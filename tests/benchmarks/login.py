@@ -16,13 +16,12 @@ import asyncio
 import json
 import os
 import secrets
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from operator import truediv
 from pathlib import Path
@@ -38,7 +37,7 @@ from rich.table import Table
 
 from gateway.cli.synapse import SynapseSettings, running_synapse
 from gateway.cli.templates import registration_yaml
-from tests.benchmarks.processes import own_cores
+from tests.benchmarks.processes import free_port, own_cores, processor_seconds, running, until_answers
 from tests.synapse_limits import RATE_LIMITS_OFF
 
 SERVER_NAME = "bench.localhost"
@@ -100,7 +99,7 @@ async def main() -> None:
         os.sched_setaffinity(0, of_synapse)  # which Synapse inherits
         async with running_synapse(directory / "synapse", settings) as synapse:
             os.sched_setaffinity(0, others)
-            async with running_gateway(directory, synapse.url) as (url, pid):
+            with running_gateway(directory, synapse.url) as (url, pid):
                 figures, ratios, cost = await measure(ways(synapse.url, url), pid, arguments.logins, arguments.rounds)
     show(figures, ratios, cost)
     if arguments.json:
@@ -125,12 +124,12 @@ def ways(synapse_url: str, gateway_url: str) -> list[Way]:
     ]
 
 
-@asynccontextmanager
-async def running_gateway(directory: Path, homeserver: str) -> AsyncIterator[tuple[str, int]]:
+@contextmanager
+def running_gateway(directory: Path, homeserver: str) -> Iterator[tuple[str, int]]:
     path = directory / "gateway.toml"
-    address = f"127.0.0.1:{free_port()}"
+    port = free_port()
     configuration = {
-        "server": {"listen": [address], "admin_listen": ""},
+        "server": {"listen": [f"127.0.0.1:{port}"], "admin_listen": ""},
         "homeserver": {"url": homeserver, "server_name": SERVER_NAME},
         "session": {"as_token": AS_TOKEN},
         "jwt": {"secret": SECRET},
@@ -139,33 +138,10 @@ async def running_gateway(directory: Path, homeserver: str) -> AsyncIterator[tup
         "log": {"level": "info"},
     }
     path.write_text(toml.dumps(configuration))
-    with (directory / "gateway.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", "serve", "-c", str(path), stdout=log, stderr=log
-        )
-    url = f"http://{address}"
-    try:
-        await until_ready(url)
-        yield url, process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def until_ready(url: str) -> None:
-    async with asyncio.timeout(30), aiohttp.ClientSession() as client:
-        while True:
-            try:
-                async with client.get(f"{url}/_matrix/client/versions"):
-                    return
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.05)
+    command = [sys.executable, "-m", "gateway", "serve", "-c", str(path)]
+    with running("gateway", command, directory, sorted(os.sched_getaffinity(0)), {}) as server:
+        until_answers(server, port, "/_matrix/client/versions")
+        yield f"http://127.0.0.1:{port}", server.pid
 
 
 async def measure(
@@ -219,12 +195,6 @@ async def one_round(way: Way, at_once: int, users: list[str]) -> tuple[float, li
         began = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(at_once)))
         return len(users) / (time.perf_counter() - began), times
-
-
-def processor_seconds(pid: int) -> float:
-    """User and system time of a process so far (proc(5): fields 14 and 15 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def summary(name: str, at_once: int, found: list[tuple[float, list[float]]]) -> Figures:
