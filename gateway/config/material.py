@@ -18,7 +18,7 @@ ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 NO_KEYS: Final = KeySet((), frozenset())
 
 # The keys that must be right before the key material can be judged.
-_OF_THE_KEY: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret")
+_KEY_SETTINGS: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret")
 _MIN_AS_TOKEN: Final = 32
 
 
@@ -35,7 +35,7 @@ def read_secrets(jwt: JwtSettings, files: Files, report: Report) -> list[str]:
 
 def make_key_set(jwt: JwtSettings, secrets: list[str], environment: Mapping[str, str], report: Report) -> KeySet:
     """Return the keys that verify tokens; none where JWT login is off or signatures are not checked."""
-    if not jwt.enable or report.is_broken("jwt", *_OF_THE_KEY):
+    if not jwt.enable or report.is_broken("jwt", *_KEY_SETTINGS):
         return NO_KEYS
     if not jwt.validate_signature:
         if environment.get(ALLOW_UNSIGNED) != "1":
