@@ -6,6 +6,7 @@ The rule of this file: it asks the system about the socket below a transport, an
 import asyncio
 import os
 import select
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -54,6 +55,21 @@ def unread(transport: asyncio.Transport | None, limit: int) -> bytes:
         return b"" if connection is None else os.read(connection.fileno(), limit)
     except OSError:
         return b""
+
+
+def cut_off(transport: asyncio.Transport | None) -> ConnectionResetError | None:
+    """Return what is wrong with an end over TLS that the peer did not announce by close_notify (RFC 9112 9.8).
+
+    Anybody on the way can end a connection so, and a body that ends with it would look whole.
+    """
+    tls: ssl.SSLObject | None = None if transport is None else transport.get_extra_info("ssl_object")
+    if tls is None:
+        return None
+    try:
+        announced = not tls.read(1)
+    except ssl.SSLError:
+        announced = False
+    return None if announced else ConnectionResetError("the connection was cut off below TLS")
 
 
 def _events(transport: asyncio.Transport) -> int:

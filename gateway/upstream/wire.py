@@ -12,7 +12,7 @@ from aiohttp import StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.http1 import Message, UpstreamProtocol, break_body
-from gateway.sockets import unread
+from gateway.sockets import cut_off, unread
 
 # Octets of an answer that wait for a slow client before the homeserver is held back.
 READ_LIMIT: Final = 2**16
@@ -136,13 +136,14 @@ class Connection(UpstreamProtocol):
 
     def eof_received(self) -> None:
         """Take it as the end, whatever the homeserver still takes: no answer can come any more."""
-        self._end(None)
+        self._end(cut_off(self.transport))
         self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the running exchange: a body that ends by close is whole, any other is broken off."""
         if exc is not None and (data := unread(self.transport, READ_LIMIT)):
             self.data_received(data)  # it answered before it refused to take more
+        exc = exc or cut_off(self.transport)
         super().connection_lost(exc)
         self._end(exc)
         self.stop_parsing()
