@@ -109,5 +109,6 @@ def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, log: Log
         login_types=settings.jwt.login_types if settings.jwt.enable else [],
         trusted_proxies=settings.server.trusted_proxies,
         max_login_body=settings.server.max_login_body,
+        body_timeout=settings.server.head_timeout,
     )
     return Gateway(settings.server, login, relay, log)

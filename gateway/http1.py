@@ -271,19 +271,25 @@ class ClientProtocol(web.RequestHandler):
         if complete and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        elif not complete and self._head_timer is None and self._waits_for_head():
+        elif not complete and self._head_timer is None and self._body.is_eof():
             self._head_timer = self._loop.call_later(self._head_timeout, self._head_takes_too_long)
 
-    def _waits_for_head(self) -> bool:
-        return self._waiter is not None and not self._waiter.done() and not self._messages
-
     def _head_takes_too_long(self) -> None:
-        self._head_timer = None
         waiter = self._waiter
-        if waiter is not None and self._waits_for_head():
-            error = TimeoutError("the head of a request took too long")
-            self._messages.append((_ErrInfo(status=408, exc=error, message=str(error)), EMPTY_PAYLOAD))
-            waiter.set_result(None)
+        if waiter is None or waiter.done() or self._messages:  # a request before it is still at work
+            self._head_timer = self._loop.call_later(self._head_timeout, self._head_takes_too_long)
+            return
+        self._head_timer = None
+        error = TimeoutError("the head of a request took too long")
+        self._messages.append((_ErrInfo(status=408, exc=error, message=str(error)), EMPTY_PAYLOAD))
+        waiter.set_result(None)
+
+    def _process_keepalive(self) -> None:
+        """Close an idle connection, but not one on which a head has begun: that has its own time."""
+        if self._head_timer is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
 
 
 def answer_as_http_1_1(request: web.BaseRequest) -> None:

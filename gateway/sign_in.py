@@ -100,7 +100,7 @@ class SignIn:
                 self.limits.count_failure(client.limited_as)
             raise
 
-    def count_unreadable(self, client: Client) -> None:
+    def count_malformed(self, client: Client) -> None:
         """Count a login whose fields are wrong; raises `Refused` when the address failed too often before."""
         self.limits.check_address(client.limited_as)
         self.limits.count_failure(client.limited_as)
@@ -111,15 +111,16 @@ class SignIn:
         identity = identify(claims, self.rules.mapping)
         if not self.rules.trust.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
+        account = None
         try:
-            account, made = await self._admit(claims, identity, now)
-            try:
-                reply = await self._open_session(account, request, client)
-            except NotConnected:
-                await self._give_back(claims, identity)
-                raise
+            account = choose_account(await self.accounts.find(identity), identity)
+            await self._use_up(claims, identity, now)
+            account, made = await self._admit(claims, identity, account)
+            reply = await self._open_session(account, request, client)
         except (Refused, HomeserverAnswered) as error:
-            error.user_id = identity.user_id
+            error.user_id = identity.user_id if account is None else self._user_id(account)
+            if isinstance(error, NotConnected):
+                await self._give_back(claims, identity)
             raise
         self.last_seen.note(account.localpart, now)
         self._set_profile_beside(account, identity, made=made)
@@ -132,16 +133,15 @@ class SignIn:
         )
         return reply
 
-    async def _admit(self, claims: Claims, identity: Identity, now: float) -> tuple[Account, bool]:
-        """Use the token up and return what `_provide` does; a failure that is not the token's gives it back."""
-        account = choose_account(await self.accounts.find(identity), identity)
-        await self._use_up(claims, identity, now)
+    async def _admit(self, claims: Claims, identity: Identity, account: Account | None) -> tuple[Account, bool]:
+        """Return what `_provide` does; a failure that is not the token's gives it back."""
         try:
             # Not before: neither another subject nor a token that was used may use up the logins of this one.
             self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
             return await self._provide(identity, account)
         except (Refused, HomeserverAnswered) as error:
-            if error.status == 429 or error.status >= 500:
+            # NotConnected: the caller's, and not twice, or it could be another login's use that goes.
+            if not isinstance(error, NotConnected) and (error.status == 429 or error.status >= 500):
                 await self._give_back(claims, identity)
             raise
 
@@ -188,7 +188,7 @@ class SignIn:
         if step is Step.ASK_HOMESERVER:
             exists = await self.homeserver.exists(identity.user_id if account is None else self._user_id(account))
             if account is None and await self.accounts.find(identity):
-                return False
+                return False  # another login may have registered it since; then it is that one's to say
             check_existence(account, self.rules.accounts, exists=exists)
         if account is None:
             localpart = identity.localpart

@@ -50,10 +50,9 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What the gateway saw of a connection: the peer's address ("" on a unix socket) and the scheme."""
+    """What the gateway saw of a connection: the peer's address, "" on a unix socket."""
 
     peer: str
-    scheme: str
     trusted: bool
 
 
@@ -73,7 +72,7 @@ def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Fiel
     if not hop.trusted or _FORWARDED.isdisjoint(names):
         if hop.peer:
             kept.append((b"X-Forwarded-For", hop.peer.encode()))
-        kept.append((b"X-Forwarded-Proto", hop.scheme.encode()))
+        kept.append((b"X-Forwarded-Proto", b"http"))  # it has no other listener
         if b"host" in names:
             kept.append((b"X-Forwarded-Host", fields[names.index(b"host")][1]))
     if via:
@@ -101,6 +100,14 @@ def _with_named(dropped: frozenset[bytes], value: bytes) -> frozenset[bytes]:
 def is_host(value: str) -> bool:
     """Say whether this can be the value of `Host`: another value could mean two things to two servers."""
     return _HOST.fullmatch(value) is not None
+
+
+def head_octets(start_line: bytes, fields: Sequence[Field]) -> bytes:
+    """Return a message's head with the empty line (RFC 9112 2.1); the parts must not hold line breaks."""
+    lines = [start_line]
+    lines += [name + b": " + value for name, value in fields]
+    lines += (b"", b"")
+    return b"\r\n".join(lines)
 
 
 def is_trusted(peer: str, trusted: Iterable[Network]) -> bool:

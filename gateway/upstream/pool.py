@@ -160,13 +160,12 @@ class Pool:
         octets = request_head(method, target.encode(), [*fields, (b"Content-Length", b"%d" % len(body))]) + body
         try:
             async with asyncio.timeout(self._call_timeout):
-                connection = self.take()
-                if connection is not None:
-                    try:
-                        return await self._exchange(connection, method, octets)
-                    except Broken:
-                        if not (connection.stale and repeat):
-                            raise
+                connection = self.take() or await self.connect()
+                try:
+                    return await self._exchange(connection, method, octets)
+                except Broken:
+                    if not (connection.stale and repeat):
+                        raise
                 return await self._exchange(await self.connect(), method, octets)
         except Broken as error:
             raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}") from error
@@ -203,8 +202,5 @@ class Pool:
 
 
 def request_head(method: str, target: bytes, fields: Sequence[headers.Field]) -> bytes:
-    """Return the octets of a request's head (RFC 9112 2.1); the parts must not hold line breaks."""
-    lines = [method.encode("ascii") + b" " + target + b" HTTP/1.1"]
-    lines += [name + b": " + value for name, value in fields]
-    lines += (b"", b"")
-    return b"\r\n".join(lines)
+    """Return the octets of a request's head (RFC 9112 3); the parts must not hold line breaks."""
+    return headers.head_octets(b"%b %b HTTP/1.1" % (method.encode("ascii"), target), fields)

@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection to the homeserver (RFC 9112), on aiohttp's own C response parser.
 
 The rule of this file: it knows octets, messages and back-pressure, and nothing of pools, routes or Matrix. Memory for
-each connection is bounded by a head and twice `READ_LIMIT` inward and by the transport's write buffer outward.
+each connection is bounded by a head, what waits to be read (twice `READ_LIMIT`, or one read of the loop: uvloop's has
+256 KB), and as much that waits to be written.
 """
 
 import asyncio

@@ -1,12 +1,17 @@
-"""The answers that the gateway makes itself: Matrix JSON with the CORS fields of the client-server specification."""
+"""The answers that the gateway makes itself: Matrix JSON with the CORS fields of the client-server specification.
+
+And of every answer: whether the client's connection goes on after it.
+"""
 
 import json
 import math
+from collections.abc import Sequence
 from http.client import responses
 from typing import Final
 
 from aiohttp import web
 
+from gateway.core.headers import Field, head_octets
 from gateway.errors import Refusal, Refused
 from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, client_of
 from gateway.upstream.pool import Reply
@@ -41,22 +46,32 @@ def unreadable(status: int) -> web.Response:
 
 def send_reply(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
     """Answer with an answer of the homeserver as its own, with all its end-to-end fields."""
-    # As in the relay: RFC 9112 9.3, and aiohttp loses what follows the body of a request with Upgrade.
-    old = request.version == (1, 0) and "Connection" not in request.headers
-    keep_alive = request.keep_alive and not old and "Upgrade" not in request.headers
-    client_of(request).write(reply_octets(reply, keep_alive=keep_alive))
+    keep_alive = keeps_alive(request)
+    client_of(request).write(reply_octets(reply, connection_fields(request, keep_alive=keep_alive)))
     return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
 
 
-def reply_octets(reply: Reply, *, keep_alive: bool) -> bytes:
+def reply_octets(reply: Reply, further: Sequence[Field]) -> bytes:
     """Return an answer of the homeserver as it goes to a client: its fields, and those that every answer needs."""
     fields = [(name, value) for name, value in reply.fields if name.lower() != b"content-length"]
     names = {name.lower() for name, _ in fields}
     ours = [(name.encode(), value.encode()) for name, value in CORS_HEADERS.items()]
     fields += [(name, value) for name, value in ours if name.lower() not in names]
     fields.append((b"Content-Length", b"%d" % len(reply.body)))
+    start_line = f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()
+    return head_octets(start_line, [*fields, *further]) + reply.body
+
+
+def keeps_alive(request: web.BaseRequest) -> bool:
+    """Say whether the connection may go on after the answer."""
+    if request.version == (1, 0) and "Connection" not in request.headers:
+        return False  # RFC 9112 9.3; Proxy-Connection counts for the parser
+    # aiohttp loses what follows the body of a request with Upgrade.
+    return request.keep_alive and not (request.body_exists and "Upgrade" in request.headers)
+
+
+def connection_fields(request: web.BaseRequest, *, keep_alive: bool) -> list[Field]:
+    """Return the fields that tell the client whether the connection goes on (RFC 9112 9.3 and 9.6)."""
     if not keep_alive:
-        fields.append((b"Connection", b"close"))
-    lines = [f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()]
-    lines += [name + b": " + value for name, value in fields]
-    return b"\r\n".join((*lines, b"", reply.body))
+        return [(b"Connection", b"close")]
+    return [(b"Connection", b"keep-alive")] if request.version == (1, 0) else []

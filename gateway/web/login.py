@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -19,14 +20,17 @@ from gateway.web.answers import refusal, send_reply
 from gateway.web.relay import Relay, Relayed
 
 # What tells the homeserver who is at the other end of a login.
-_OF_THE_CLIENT = frozenset(
+_CLIENT_FIELDS: Final = frozenset(
     (b"user-agent", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"accept-language")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off."""
+    """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off.
+
+    `body_timeout` is what the body of a login may take, in seconds.
+    """
 
     sign_in: SignIn
     relay: Relay
@@ -35,6 +39,7 @@ class Login:
     login_types: Sequence[str]
     trusted_proxies: Sequence[Network]
     max_login_body: int
+    body_timeout: float
 
     async def flows(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
         """Relay `GET /login` and append our flows to the answer."""
@@ -56,26 +61,26 @@ class Login:
         if expects and request.version >= (1, 1) and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._read(request)
+        client = self._client(request, hop)
         try:
-            login = self._parse(body, request, hop)
+            login = self._parse(body, client)
         except Refused as refused:
-            return self._refuse(refused, request, hop)
+            return self._refuse(refused, client)
         if login is None:
             return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
-        return await self._sign_in(login, request, hop)
+        return await self._sign_in(login, request, client)
 
-    def _parse(self, body: bytes, request: web.BaseRequest, hop: Hop) -> LoginRequest | None:
+    def _parse(self, body: bytes, client: Client) -> LoginRequest | None:
         if len(body) > self.max_login_body:
             return None
         try:
             return parse_login(body, self.login_types)
         except Refused:
-            self.sign_in.count_unreadable(self._client(request, hop))
+            self.sign_in.count_malformed(client)
             raise
 
-    async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
+    async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, client: Client) -> web.StreamResponse:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.
-        client = self._client(request, hop)
         exchange = self.background.spawn(self.sign_in(login, client), "login")
         try:
             await asyncio.wait([exchange])
@@ -88,7 +93,7 @@ class Login:
             self.log.info("login_refused", **_described(answered), address=client.address)
             return send_reply(request, answered.reply)
         except Refused as refused:
-            return self._refuse(refused, request, hop)
+            return self._refuse(refused, client)
 
     def _left(self, exchange: asyncio.Task[Reply], client: Client) -> None:
         """Say what came of a login whose client did not wait for it."""
@@ -100,20 +105,22 @@ class Login:
             outcome = {"outcome": "failed" if error else "session opened", "reason": repr(error) if error else ""}
         self.log.info("client_left", **outcome, address=client.address)
 
-    def _refuse(self, refused: Refused, request: web.BaseRequest, hop: Hop) -> web.Response:
-        address = client_address(request.raw_headers, hop, self.trusted_proxies)
+    def _refuse(self, refused: Refused, client: Client) -> web.Response:
         say = self.log.warning if refused.status >= 500 else self.log.info
-        say("login_refused", **_described(refused), address=address)
+        say("login_refused", **_described(refused), address=client.address)
         return refusal(refused)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Read the body, and no more of it than shows that it is too large."""
         body = bytearray()
         try:
-            while len(body) <= self.max_login_body and (chunk := await request.content.readany()):
-                body += chunk
+            async with asyncio.timeout(self.body_timeout):
+                while len(body) <= self.max_login_body and (chunk := await request.content.readany()):
+                    body += chunk
         except web.RequestPayloadError as error:
             raise Refused(Refusal.BAD_REQUEST, "The request body broke off") from error
+        except TimeoutError as error:
+            raise Refused(Refusal.REQUEST_TIMEOUT, reason="the body of a login took too long") from error
         return bytes(body)
 
     def _is_large(self, request: web.BaseRequest) -> bool:
@@ -126,7 +133,7 @@ class Login:
             address=address,
             # A trusted proxy that does not say for whom it asks stands for all its clients.
             limited_as="" if hop.trusted and address == hop.peer else address,
-            fields=tuple(field for field in fields if field[0].lower() in _OF_THE_CLIENT),
+            fields=tuple(field for field in fields if field[0].lower() in _CLIENT_FIELDS),
         )
 
 

@@ -15,11 +15,12 @@ from typing import Final
 from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawResponseMessage
 
-from gateway.core.headers import Field, Hop, end_to_end, to_homeserver
+from gateway.core.headers import Field, Hop, end_to_end, head_octets, to_homeserver
 from gateway.errors import Refusal, Refused
 from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, ClientProtocol, client_of
 from gateway.upstream.pool import Pool, request_head
 from gateway.upstream.wire import Broken, Connection
+from gateway.web.answers import connection_fields, keeps_alive
 
 Rewrite = Callable[[bytes], bytes | None]
 
@@ -63,8 +64,8 @@ class Relayed:
         """Whether the homeserver can't have acted on it, or acting twice does no harm."""
         return not self.body_sent and (self.streamed or self.request.method in _IDEMPOTENT)
 
-    def take_body(self) -> bytes:
-        """Return the body, framed, if all of it is here already; any other is streamed."""
+    def begin_body(self) -> bytes:
+        """Return the body, framed, if all of it is here already; any other is to be streamed."""
         content = self.request.content
         if not self.has_body:
             return b""
@@ -84,23 +85,18 @@ class Relay:
 
     async def __call__(self, relayed: Relayed) -> web.StreamResponse:
         """Relay one request; raises `Refused`, after cutting the client off where it has a part of an answer."""
-        octets = self._head(relayed) + relayed.take_body()
-        connection = self._pool.take()
-        if connection is not None:
+        octets = self._head(relayed) + relayed.begin_body()
+        connection = self._pool.take() or await self._pool.connect()
+        while True:
             try:
                 return await _exchange(relayed, connection, octets)
             except Broken as error:
-                if not (connection.stale and relayed.may_repeat):
-                    raise _broke_off(error) from error
+                if not (connection.stale and relayed.may_repeat):  # a new one is never stale
+                    reason = f"the homeserver broke off: {error}"
+                    raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=reason) from error
             finally:
                 self._pool.give_back(connection)
-        connection = await self._pool.connect()
-        try:
-            return await _exchange(relayed, connection, octets)
-        except Broken as error:
-            raise _broke_off(error) from error
-        finally:
-            self._pool.give_back(connection)
+            connection = await self._pool.connect()
 
     def _head(self, relayed: Relayed) -> bytes:
         request = relayed.request
@@ -112,10 +108,6 @@ class Relay:
         if relayed.has_body and relayed.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)
-
-
-def _broke_off(error: Broken) -> Refused:
-    return Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}")
 
 
 async def _exchange(relayed: Relayed, connection: Connection, octets: bytes) -> web.StreamResponse:
@@ -207,7 +199,8 @@ class _Answer:
     async def _stream_out(self, body: bytes) -> web.StreamResponse:
         client, stream = client_of(self._relayed.request), self._stream
         chunked = not self._bodyless and not self._has_length and self._relayed.request.version >= (1, 1)
-        keep_alive = self._keeps_alive(chunked=chunked)
+        ends_itself = self._bodyless or self._has_length or chunked
+        keep_alive = ends_itself and keeps_alive(self._relayed.request)
         pending = self._head(chunked=chunked, keep_alive=keep_alive)
         if not self._bodyless:
             try:
@@ -234,19 +227,8 @@ class _Answer:
         fields = self._fields
         if chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
-        if not keep_alive:
-            fields.append((b"Connection", b"close"))
-        elif self._relayed.request.version == (1, 0):
-            fields.append((b"Connection", b"keep-alive"))
+        fields += connection_fields(self._relayed.request, keep_alive=keep_alive)
         return _head_of(self._message, fields)
-
-    def _keeps_alive(self, *, chunked: bool) -> bool:
-        request = self._relayed.request
-        if not request.keep_alive or (self._relayed.has_body and "Upgrade" in request.headers):
-            return False  # aiohttp loses what follows the body of such a request
-        if request.version == (1, 0) and "Connection" not in request.headers:
-            return False  # RFC 9112 9.3; Proxy-Connection counts for the parser
-        return self._bodyless or self._has_length or chunked
 
     def _is_plain_json(self) -> bool:
         headers = self._message.headers
@@ -281,10 +263,7 @@ def _framed(body: bytes, *, chunked: bool) -> bytes:
 
 def _head_of(message: RawResponseMessage, fields: Sequence[Field]) -> bytes:
     reason = (message.reason or "").encode("utf-8", "surrogateescape")
-    lines = [b"HTTP/1.1 %d %b" % (message.code, reason)]
-    lines += [name + b": " + value for name, value in fields]
-    lines += (b"", b"")
-    return b"\r\n".join(lines)
+    return head_octets(b"HTTP/1.1 %d %b" % (message.code, reason), fields)
 
 
 def _abort(client: ClientProtocol) -> None:

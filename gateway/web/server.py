@@ -28,6 +28,8 @@ from gateway.web.login import Login
 from gateway.web.relay import Relay, Relayed
 
 _VERSIONS: Final = frozenset(((1, 0), (1, 1)))
+# After these, what comes on the connection can't be told from the rest of the request.
+_CLOSING: Final = frozenset((Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED, Refusal.REQUEST_TIMEOUT))
 _MAX_HOPS: Final = 10_000
 # Octets of a request body that wait for the homeserver before the client is held back.
 _READ_LIMIT: Final = 2**16
@@ -85,7 +87,7 @@ class ServerSettings(Table):
     drain_timeout: float = Field(35, ge=0)
     keepalive_timeout: float = Field(75, gt=0)
     head_timeout: float = Field(60, gt=0)
-    max_request_line: int = Field(65536, ge=1024)
+    max_request_line: int = Field(131072, ge=1024)
     max_header_field: int = Field(16384, ge=1024)
     max_header_fields: int = Field(100, ge=10)
     max_connections_per_address: int = Field(0, ge=0)
@@ -136,7 +138,7 @@ class Gateway:
             say = self.log.warning if refused.status >= 500 else self.log.info
             say("request_refused", refusal=refused.refusal.name.lower(), reason=refused.reason)
             response = refusal(refused)
-            if refused.refusal in {Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED}:
+            if refused.refusal in _CLOSING:
                 response.force_close()
             return response
 
@@ -160,7 +162,7 @@ class Gateway:
     def _hop(self, peer: str) -> Hop:
         hop = self._hops.get(peer)
         if hop is None:
-            hop = Hop(peer, "http", is_trusted(peer, self.settings.trusted_proxies))
+            hop = Hop(peer, is_trusted(peer, self.settings.trusted_proxies))
             if len(self._hops) >= _MAX_HOPS:
                 self._hops.clear()
             self._hops[peer] = hop

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gateway.core.headers import Field, Hop, client_address, end_to_end, is_host, is_trusted, to_homeserver
 
 TRUSTED = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("::1/128")]
-STRANGER = Hop("192.0.2.1", "http", trusted=False)
-PROXY = Hop("127.0.0.1", "http", trusted=True)
+STRANGER = Hop("192.0.2.1", trusted=False)
+PROXY = Hop("127.0.0.1", trusted=True)
 
 
 def test_end_to_end_fields_keep_case_order_value_and_duplicates() -> None:

@@ -46,7 +46,7 @@ def test_an_answer_of_the_homeserver_keeps_its_own_fields() -> None:
         (b"Content-Length", b"999"),
         (b"Server", b"Synapse"),
     ]
-    lines = reply_octets(Reply(403, fields, b"{}"), keep_alive=True).split(b"\r\n")
+    lines = reply_octets(Reply(403, fields, b"{}"), []).split(b"\r\n")
     kept = [name + b": " + value for name, value in fields if name != b"Content-Length"]
     missing = [f"{name}: {value}".encode() for name, value in CORS_HEADERS.items() if not name.endswith("Origin")]
     assert lines == [b"HTTP/1.1 403 Forbidden", *kept, *missing, b"Content-Length: 2", b"", b"{}"]
@@ -54,6 +54,6 @@ def test_an_answer_of_the_homeserver_keeps_its_own_fields() -> None:
 
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_the_last_answer_of_a_connection_says_so(*, keep_alive: bool) -> None:
-    octets = reply_octets(Reply(299, [], b""), keep_alive=keep_alive)
+    octets = reply_octets(Reply(299, [], b""), [] if keep_alive else [(b"Connection", b"close")])
     assert octets.startswith(b"HTTP/1.1 299 \r\n")
     assert (b"\r\nConnection: close\r\n" in octets) is not keep_alive

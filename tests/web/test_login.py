@@ -637,6 +637,16 @@ async def test_a_login_body_that_breaks_off_reaches_nobody(
     assert homeserver.seen == []
 
 
+async def test_a_login_body_that_takes_too_long_is_a_408_and_reaches_nobody(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url, server={"head_timeout": 0.3}) as gateway:
+        async with connected(gateway.port) as client, asyncio.timeout(3):
+            await client.send(f"POST {LOGIN} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{{".encode())
+            assert (await client.head()).startswith(b"HTTP/1.1 408 ")
+    assert homeserver.seen == []
+
+
 async def test_with_jwt_login_off_everything_goes_to_the_homeserver(
     tmp_path: Path, homeserver: FakeHomeserver
 ) -> None:

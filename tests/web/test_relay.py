@@ -48,7 +48,7 @@ TARGETS = [
     b"/_matrix/%zz%",
     b"/_matrix/a#b",
     b"/_matrix/{}|^`'\"<>\\[]@:!$&()*,~",
-    b"/_matrix/sync?filter=" + b"x" * 60000,
+    b"/_matrix/sync?filter=" + b"%7B" * 22000,
 ]
 
 

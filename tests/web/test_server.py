@@ -66,7 +66,7 @@ REFUSED = {
     "HTTP/1.2": (b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400),
     "a huge field": (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 17000 + b"\r\n\r\n", 431),
     "too many fields": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n" * 101 + b"\r\n", 431),
-    "a huge target": (b"GET /" + b"a" * 65536 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431),
+    "a huge target": (b"GET /" + b"a" * 131072 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431),
     "a length that is none to the parser": (
         b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 18446744073709551615\r\n\r\n",
         400,
@@ -140,6 +140,36 @@ async def test_a_head_may_come_in_pieces_and_a_body_take_its_time(tmp_path: Path
                     await asyncio.sleep(0.1)
                 assert (await client.answer()).endswith(b"{}")
     assert script.requests[0].endswith(b"\r\n\r\nab")
+
+
+async def test_a_head_has_its_own_time_also_where_a_connection_was_idle(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    request = b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n"
+    server = {"keepalive_timeout": 0.3, "head_timeout": 1}
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway, connected(gateway.port) as client:
+        await client.send(request)
+        await client.answer()
+        await asyncio.sleep(0.2)
+        await client.send(request[:20])
+        await asyncio.sleep(0.4)
+        await client.send(request[20:])
+        assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+        await client.send(request[:20])
+        async with asyncio.timeout(3):
+            assert b" 408 " in (await client.rest()).partition(b"\r\n")[0]
+
+
+async def test_a_head_that_began_behind_another_request_has_its_time(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    server = {"head_timeout": 0.3}
+    request = b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n"
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway, connected(gateway.port) as client:
+        await client.send(request + request[:20])
+        assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+        async with asyncio.timeout(3):
+            assert b" 408 " in (await client.rest()).partition(b"\r\n")[0]
 
 
 async def test_a_connection_that_is_idle_too_long_is_closed(tmp_path: Path, homeserver: FakeHomeserver) -> None:
