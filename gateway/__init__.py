@@ -7,7 +7,7 @@ core/                         decisions: plain functions and frozen values, no I
 storage/                      the only SQL
 upstream/                     the only calls to other servers
 sign_in                       the story of a login: verify, identify, provide an account, open a session
-web/                          the only aiohttp.web: listeners, login, relay, health
+web/                          the only aiohttp.web: listeners, routes, login, relay, health
 app                           builds everything and runs it
 cli/                          the commands
 """

@@ -22,9 +22,10 @@ from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool
 from gateway.upstream.sessions.appservice import AppserviceSessions
 from gateway.web.admin import Health
+from gateway.web.listeners import sites
 from gateway.web.login import Login
 from gateway.web.relay import Relay
-from gateway.web.server import Gateway, listening, sites
+from gateway.web.server import Gateway, listening
 
 
 async def serve(configuration: Configuration) -> None:

@@ -5,6 +5,8 @@ a new version changes one of these parts, or no longer needs a mend; the version
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
@@ -22,6 +24,10 @@ Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
 _END_OF_HEAD: Final = b"\r\n\r\n"
 # Seconds that a client which sends no more has for its answer: a hanging /sync must not stay at the homeserver.
 _HALF_CLOSED: Final = 0.5
+# Octets of a chunked body that look like an end cost a call each; from one read, no more of them than this are tried.
+_MOST_PIECES: Final = 64
+# socket(7): SO_LINGER on, for no time.
+_RESET: Final = struct.pack("ii", 1, 0)
 _TOO_MANY_FIELDS: Final = "Too many headers received"
 # Homeservers answer with heads far below this; it only bounds a broken one.
 _MAX_ANSWER_LINE: Final = 2**16
@@ -114,7 +120,18 @@ class ClientProtocol(web.RequestHandler):
     a body that turns out unreadable waits for ever; a request that asks for a WebSocket brings the first fault back.
     """
 
-    __slots__ = ("_answer", "_body", "_chunked", "_head_timeout", "_head_timer", "_held", "_last_octets", "_watch")
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_chunked",
+        "_head_timeout",
+        "_head_timer",
+        "_held",
+        "_last_octets",
+        "_length",
+        "_watch",
+        "unfinished",
+    )
 
     def __init__(
         self,
@@ -129,11 +146,14 @@ class ClientProtocol(web.RequestHandler):
         self._head_timeout = head_timeout
         self._answer = answer
         self._head_timer: asyncio.TimerHandle | None = None
-        # The body of the last request that was parsed.
+        # The body of the last request that was parsed, and its framing.
         self._body: StreamReader = EMPTY_PAYLOAD
         self._chunked = False
+        self._length = 0
         self._last_octets = b""
         self._held = b""
+        # Whether an answer was begun: a plain end of the connection could be taken for its end.
+        self.unfinished = False
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, but never the end of a chunked request and the next one in one go.
@@ -141,19 +161,23 @@ class ClientProtocol(web.RequestHandler):
         A chunked request ends with CRLF CRLF (RFC 9112 7.1), and so does a head: octets are parsed up to each of
         these, and the request after a chunked one gets a new parser.
         """
+        if not data and not self._reading_paused:
+            self._parse(b"")  # what the parser held back comes before what is held here
         if self._held:
             data, self._held = self._held + data, b""
-        start, size = 0, len(data)
-        while True:
+        start, size, pieces = 0, len(data), 0
+        while start < size:
             # Held back by whoever reads the body, or because the client sent many requests at once.
             if self._reading_paused or len(self._messages) >= self._max_msg_queue_size:
                 self._held = data[start:]
                 return
             end = self._end_of_piece(data, start)
+            pieces += self._chunked
+            if pieces > _MOST_PIECES:
+                self._parse_carelessly(data[start:])
+                return
             self._parse(data if end - start == size else data[start:end])
             start = end
-            if start >= size:
-                return
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, unless nobody can say any more whose it is.
@@ -174,8 +198,34 @@ class ClientProtocol(web.RequestHandler):
         complete = self._messages or self._body.is_eof()
         if idle or not complete or self.transport is None:
             return False  # nothing was asked, or only half of it
-        self._loop.call_later(_HALF_CLOSED, self.transport.close)
+        self._loop.call_later(_HALF_CLOSED, self._end_half_closed)
         return True
+
+    def _end_half_closed(self) -> None:
+        if self.unfinished:  # it comes; if nobody takes it, sending fails
+            self._loop.call_later(_HALF_CLOSED, self._end_half_closed)
+        elif self.transport is not None:
+            self.transport.close()
+
+    @property
+    def ends(self) -> bool:
+        """Whether no request after the running one is taken."""
+        return self._close
+
+    def force_close(self) -> None:
+        """End the connection, and so that the client can't take a part of an answer for the whole."""
+        if self.unfinished:
+            self.reset()
+        super().force_close()
+
+    def reset(self) -> None:
+        """Break the connection off: to a client of HTTP/1.0 a plain end would be the end of the body."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if (connection := transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
 
     def write(self, octets: bytes) -> None:
         """Send octets past aiohttp, unless the client has gone."""
@@ -223,6 +273,9 @@ class ClientProtocol(web.RequestHandler):
         self._watch.start()
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
+        left = 0 if self._chunked or self._body.is_eof() else self._length - self._body.total_bytes
+        if left > 0:
+            return min(len(data), start + left)
         if start == 0 and self._last_octets:  # it may have come in two parts
             seam = (self._last_octets + data[:3]).find(_END_OF_HEAD)
             if seam >= 0:
@@ -231,8 +284,11 @@ class ClientProtocol(web.RequestHandler):
         return len(data) if found < 0 else found + len(_END_OF_HEAD)
 
     def _parse(self, piece: bytes) -> None:
-        known = self._request_count
+        known, closing = self._request_count, self._close
+        if closing and not self._body.is_eof():
+            self._close = False  # or aiohttp drops the rest of a body while the server stops
         super().data_received(piece)
+        self._close = closing
         self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
         if self._request_count != known:
             self._look_at(*self._messages[-1])
@@ -248,9 +304,20 @@ class ClientProtocol(web.RequestHandler):
             tail, self._message_tail = self._message_tail, b""
             self._parse(tail)
 
+    def _parse_carelessly(self, rest: bytes) -> None:
+        """Parse at once what would come to very many pieces; if the chunked request ends in it, so do we after it."""
+        body, known = self._body, len(self._messages)
+        self._parse(rest)
+        if body.is_eof():
+            self._close = True
+            while len(self._messages) > known:  # parsed by a parser that is not to be trusted any more
+                self._messages.pop()
+            self._body = EMPTY_PAYLOAD
+
     def _look_at(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
         if not isinstance(message, _ErrInfo):
             self._body, self._chunked = body, bool(message.chunked)
+            self._length = int(message.headers.get("Content-Length", 0)) if body is not EMPTY_PAYLOAD else 0
         elif not self._body.is_eof():
             break_body(self._loop, self._body, web.RequestPayloadError("The request body can't be read"))
 
@@ -295,6 +362,11 @@ class ClientProtocol(web.RequestHandler):
 def answer_as_http_1_1(request: web.BaseRequest) -> None:
     """Let the answer say what is spoken here (RFC 9112 2.3), not what the request said or did not say."""
     request._cache["version"] = HttpVersion11  # noqa: SLF001 - that is what this file is for
+
+
+def is_busy(connection: web.RequestHandler) -> bool:
+    """Say whether a request is at work on a connection, or waits."""
+    return connection._current_request is not None or bool(connection._messages)  # noqa: SLF001
 
 
 def client_of(request: web.BaseRequest) -> ClientProtocol:

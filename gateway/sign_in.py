@@ -198,20 +198,20 @@ class SignIn:
             ours = await self.accounts.keep_pending(localpart)
         if not ours:
             return False
-        made = not exists and await self._register(localpart, claimed=account is None)
+        made = not exists and await self._register(localpart, account)
         await self.accounts.activate(localpart)
         return made
 
-    async def _register(self, localpart: str, *, claimed: bool) -> bool:
-        """Have the account made, and say whether it is new. A row that was `claimed` for it goes after a refusal."""
+    async def _register(self, localpart: str, row: Account | None) -> bool:
+        """Have the account made, and say whether it is new. The row goes after a refusal if this login wrote it."""
         try:
             made = await self.homeserver.register(localpart)
-            check_made(self.rules.accounts, made=made, claimed=claimed)
+            check_made(self.rules.accounts, row, self.now(), made=made)
         except (MaybeMade, asyncio.CancelledError):
             await self.accounts.keep_pending(localpart)
             raise
         except (Refused, HomeserverAnswered):
-            if claimed:
+            if row is None:
                 await self.accounts.give_up(localpart)
             raise
         # Where existing accounts are refused, one that is there now was made by a login that broke off.

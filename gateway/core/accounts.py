@@ -1,7 +1,7 @@
 """What to do about a user's account: decided from the stored row, the identity and the rules.
 
 The order that a crash can't break: row `registering`, commit, register at the homeserver (which may be repeated), row
-`active`. Where that ends without a clear answer the row becomes `pending`: the account, if there is one, is ours.
+`active`. Where that ends without a clear answer the row becomes `pending`: an account that is soon there is ours.
 With `existing_accounts = "refuse"` one login at a time registers: "in use" then says that it was there before.
 """
 
@@ -17,6 +17,8 @@ ExistingAccounts: TypeAlias = Literal["link", "refuse"]
 # How long a row is `registering` at most, unless its process died: the call takes up to 30 s, a question to the
 # homeserver after it 10 s, writing down the outcome 5 s.
 REGISTRATION_SECONDS: Final = 60
+# How long an account that is there after a registration that broke off counts as made by it.
+DOUBT_SECONDS: Final = 600
 
 
 class State(enum.StrEnum):
@@ -107,9 +109,13 @@ def _is_registering(account: Account, now: float) -> bool:
     return account.state is State.REGISTERING and abs(now - account.created_at) < REGISTRATION_SECONDS
 
 
-def check_made(rules: AccountRules, *, made: bool, claimed: bool) -> None:
-    """Refuse an account that the first registration for its row (this login `claimed` the row) did not make."""
-    if claimed and not made and rules.existing_accounts == "refuse":
+def check_made(rules: AccountRules, row: Account | None, now: float, *, made: bool) -> None:
+    """Refuse an account that no registration of ours made, as far as that can be known.
+
+    `row` was there before this login, None if this login wrote it. One whose registration broke off may have its
+    account from then, but not for longer than `DOUBT_SECONDS`: somebody else can have made it since.
+    """
+    if not made and rules.existing_accounts == "refuse" and (row is None or now - row.created_at > DOUBT_SECONDS):
         raise _existing()
 
 

@@ -51,6 +51,8 @@ class DatabaseSettings(Table):
             raise ValueError("this version keeps its accounts in SQLite alone; write sqlite:///FILE")
         if not url.database or url.database == ":memory:":
             raise ValueError("the accounts must be kept in a file; write sqlite:///FILE")
+        if url.host or url.username or url.port:
+            raise ValueError("an SQLite database is a file, without a host; write sqlite:///FILE")
         if "?" in value:
             raise ValueError("neither options nor a path with a question mark are accepted; write sqlite:///FILE")
         return value

@@ -62,6 +62,8 @@ def parse_address(url: str) -> Address:
         raise ValueError("write http://HOST:PORT, https://HOST or unix:/PATH")
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
         raise ValueError("only scheme, host and port belong here: paths are kept as clients send them")
+    if parts.port == 0 or not headers.is_host(parts.netloc):
+        raise ValueError("write http://HOST:PORT, https://HOST or unix:/PATH")
     tls = parts.scheme == "https"
     return Address(authority=parts.netloc, host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls)
 
@@ -144,10 +146,15 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange came to its `finish`, and end any other."""
+        now = connection.loop.time()
         if connection.usable:
-            self._idle[connection] = connection.loop.time()
+            self._idle[connection] = now
         else:
             connection.abort()
+        # Those that have waited longest; after a burst most are never taken again.
+        while self._idle and now - next(iter(self._idle.values())) > _MAX_IDLE:
+            self._idle.pop(oldest := next(iter(self._idle)))
+            oldest.abort()
 
     async def call(
         self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b"", *, repeat: bool = True

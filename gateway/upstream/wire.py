@@ -125,6 +125,8 @@ class Connection(UpstreamProtocol):
             return
         if switched:
             self._fail(Broken("the homeserver switched protocols unasked"))
+        elif any(message.code < 100 for message, _ in messages):
+            self._fail(Broken("it sent a status that is none"))
         elif messages:
             self._messages += messages
             self._body = messages[-1][1]

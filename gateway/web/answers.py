@@ -67,7 +67,11 @@ def keeps_alive(request: web.BaseRequest) -> bool:
     if request.version == (1, 0) and "Connection" not in request.headers:
         return False  # RFC 9112 9.3; Proxy-Connection counts for the parser
     # aiohttp loses what follows the body of a request with Upgrade.
-    return request.keep_alive and not (request.body_exists and "Upgrade" in request.headers)
+    return (
+        request.keep_alive
+        and not client_of(request).ends
+        and not (request.body_exists and "Upgrade" in request.headers)
+    )
 
 
 def connection_fields(request: web.BaseRequest, *, keep_alive: bool) -> list[Field]:

@@ -6,8 +6,6 @@ past aiohttp's header building, which costs more than all of this file.
 """
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +15,7 @@ from aiohttp.http_parser import RawResponseMessage
 
 from gateway.core.headers import Field, Hop, end_to_end, head_octets, to_homeserver
 from gateway.errors import Refusal, Refused
-from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, ClientProtocol, client_of
+from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, client_of
 from gateway.upstream.pool import Pool, request_head
 from gateway.upstream.wire import Broken, Connection
 from gateway.web.answers import connection_fields, keeps_alive
@@ -31,8 +29,6 @@ _WITHOUT_BODY: Final = frozenset((204, 304))
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 # A body that is looked into may be this large; larger ones pass as they are.
 _MAX_REWRITTEN: Final = 1024 * 1024
-# socket(7): SO_LINGER on, for no time.
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
@@ -179,6 +175,9 @@ class _Answer:
         self._stream = stream
         self._fields = end_to_end(message.raw_headers)
         self._bodyless = relayed.request.method == "HEAD" or message.code in _WITHOUT_BODY
+        names = b"".join(name for name, _ in message.raw_headers)
+        if b" " in names or b"\t" in names:
+            raise Broken("its answer has a field name with a space")  # which others read in another way
         coding = message.headers.get("Transfer-Encoding")
         if coding is not None:
             if coding.lower() != "chunked":
@@ -207,18 +206,20 @@ class _Answer:
                 if not body and stream.exception() is None:
                     body = stream.read_nowait()
                 while not stream.at_eof():
+                    client.unfinished = True
                     client.write(pending + _framed(body, chunked=chunked))
                     pending = b""
                     if client.writing_paused:
                         await client.drained()
                     body = await stream.readany()
             except BaseException:
-                _abort(client)  # or an answer to this failure would stand inside of this one
+                client.reset()  # or an answer to this failure would stand inside of this one
                 raise
             pending += _framed(body, chunked=chunked)
             if chunked:
                 pending += _LAST_CHUNK
         client.write(pending)
+        client.unfinished = False
         if client.writing_paused:
             await client.drained()
         return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
@@ -264,14 +265,3 @@ def _framed(body: bytes, *, chunked: bool) -> bytes:
 def _head_of(message: RawResponseMessage, fields: Sequence[Field]) -> bytes:
     reason = (message.reason or "").encode("utf-8", "surrogateescape")
     return head_octets(b"HTTP/1.1 %d %b" % (message.code, reason), fields)
-
-
-def _abort(client: ClientProtocol) -> None:
-    """Break the connection off, so that the client can't take a part for the whole."""
-    transport = client.transport
-    if transport is None or transport.is_closing():
-        return
-    if (connection := transport.get_extra_info("socket")) is not None:
-        # A reset: to a client of HTTP/1.0 a plain end would be the end of the body.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    transport.abort()

@@ -1,4 +1,4 @@
-"""The public side: listeners, the handler that routes every request, and an end that lets open requests finish.
+"""The public side: the handler that routes every request, and the server whose connections bring them.
 
 aiohttp's low-level server reads requests (its strict parser, keep-alive and drain); what this file overrides of it is
 how an unreadable request is answered: Matrix JSON, and no traceback in the log for what a stranger sends.
@@ -19,11 +19,12 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from gateway.core.headers import Hop, is_host, is_trusted
 from gateway.core.routing import REFUSED_METHODS, Route, route
-from gateway.errors import Refusal, Refused, Unusable
+from gateway.errors import Refusal, Refused
 from gateway.http1 import ClientProtocol, answer_as_http_1_1
 from gateway.logs import Logger
 from gateway.settings import Table
 from gateway.web.answers import refusal, unreadable
+from gateway.web.listeners import parse_listen, sites
 from gateway.web.login import Login
 from gateway.web.relay import Relay, Relayed
 
@@ -33,37 +34,6 @@ _CLOSING: Final = frozenset((Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED, Re
 _MAX_HOPS: Final = 10_000
 # Octets of a request body that wait for the homeserver before the client is held back.
 _READ_LIMIT: Final = 2**16
-# Connections that wait to be taken: many clients come back at once after a restart.
-_BACKLOG: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where to listen: a host and port, or a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    unix_path: str = ""
-
-    def __str__(self) -> str:
-        if self.unix_path:
-            return f"unix:{self.unix_path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_listen(text: str) -> Listen:
-    """Read `host:port`, `[::1]:port` or `unix:/path`; raises ValueError with the mend."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError("a unix socket needs an absolute path, as in unix:/run/gateway.sock")
-        return Listen(unix_path=path)
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+)):(\d{1,5})", text)
-    if match is None:
-        raise ValueError("write HOST:PORT, [::1]:PORT or unix:/PATH")
-    if int(match[3]) > 65535:  # RFC 9293 3.1
-        raise ValueError(f"there is no port {match[3]}; use 1 to 65535, or 0 for any free one")
-    return Listen(host=match[1] or match[2], port=int(match[3]))
 
 
 def _network(value: object) -> object:
@@ -87,11 +57,11 @@ class ServerSettings(Table):
     drain_timeout: float = Field(35, ge=0)
     keepalive_timeout: float = Field(75, gt=0)
     head_timeout: float = Field(60, gt=0)
-    max_request_line: int = Field(131072, ge=1024)
-    max_header_field: int = Field(16384, ge=1024)
-    max_header_fields: int = Field(100, ge=10)
-    max_connections_per_address: int = Field(0, ge=0)
-    max_login_body: int = Field(65536, ge=1024)
+    max_request_line: int = Field(131072, ge=1024, le=2**24)
+    max_header_field: int = Field(16384, ge=1024, le=2**24)
+    max_header_fields: int = Field(100, ge=10, le=10_000)
+    max_connections_per_address: int = Field(0, ge=0, le=10**6)
+    max_login_body: int = Field(65536, ge=1024, le=2**24)
     reuse_port: bool = False
     via: str = ""
 
@@ -100,8 +70,10 @@ class ServerSettings(Table):
     def _addresses(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("there must be at least one address")
-        for entry in value:
-            parse_listen(entry)
+        parsed = [parse_listen(entry) for entry in value]
+        for index, listen in enumerate(parsed):
+            if listen in parsed[:index] and (listen.port or listen.unix_path):
+                raise ValueError(f"{listen} appears twice")
         return value
 
     @field_validator("via")
@@ -258,34 +230,3 @@ async def listening(gateway: Gateway) -> AsyncIterator[Sequence[str]]:
         _Server(gateway), settings.listen, settings.drain_timeout, reuse_port=settings.reuse_port
     ) as addresses:
         yield addresses
-
-
-@asynccontextmanager
-async def sites(
-    server: web.Server, addresses: Sequence[str], drain_timeout: float, *, reuse_port: bool = False
-) -> AsyncIterator[Sequence[str]]:
-    """Serve `server` on `addresses`; raises `Unusable` for one that can't be had."""
-    # aiohttp waits this long twice: for the handlers, then for what they still send.
-    runner = web.ServerRunner(server, shutdown_timeout=drain_timeout / 2)
-    await runner.setup()
-    try:
-        for text in addresses:
-            try:
-                await _site(runner, parse_listen(text), reuse_port=reuse_port).start()
-            except OSError as error:
-                raise Unusable(f"Can't listen on {text}: {error.strerror or error}.") from error
-        yield [_bound(address) for address in runner.addresses]
-    finally:
-        await runner.cleanup()
-
-
-def _site(runner: web.ServerRunner, listen: Listen, *, reuse_port: bool) -> web.BaseSite:
-    if listen.unix_path:
-        return web.UnixSite(runner, listen.unix_path)
-    return web.TCPSite(runner, listen.host, listen.port, backlog=_BACKLOG, reuse_address=True, reuse_port=reuse_port)
-
-
-def _bound(address: object) -> str:
-    if isinstance(address, tuple):
-        return str(Listen(host=address[0], port=address[1]))
-    return f"unix:{address}"

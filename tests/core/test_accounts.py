@@ -27,8 +27,14 @@ NO_NEW = AccountRules(register_user=False, existing_accounts="link")
 ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
 
 
-def row(localpart: str = "alice", issuer: str = "iss", subject: str = "s1", state: State = State.ACTIVE) -> Account:
-    return Account(localpart, issuer, subject, state, 0, None)
+def row(
+    localpart: str = "alice",
+    issuer: str = "iss",
+    subject: str = "s1",
+    state: State = State.ACTIVE,
+    created_at: int = 0,
+) -> Account:
+    return Account(localpart, issuer, subject, state, created_at, None)
 
 
 def test_a_stranger_has_no_account() -> None:
@@ -109,16 +115,17 @@ def test_a_registration_is_waited_for_as_long_as_it_can_last(now: float, step: S
 
 @pytest.mark.parametrize("existing", ["link", "refuse"])
 @pytest.mark.parametrize("made", [True, False])
-@pytest.mark.parametrize("claimed", [True, False])
-def test_an_account_that_the_first_registration_did_not_make_is_somebody_elses(
-    existing: ExistingAccounts, *, made: bool, claimed: bool
+@pytest.mark.parametrize(("created_at", "ours"), [(None, False), (400, True), (399, False)])
+def test_an_account_that_no_registration_of_ours_can_have_made_is_somebody_elses(
+    existing: ExistingAccounts, created_at: int | None, *, made: bool, ours: bool
 ) -> None:
     rules = AccountRules(register_user=True, existing_accounts=existing)
-    if existing == "link" or made or not claimed:
-        check_made(rules, made=made, claimed=claimed)
+    account = None if created_at is None else row(state=State.PENDING, created_at=created_at)
+    if existing == "link" or made or ours:
+        check_made(rules, account, 1000, made=made)
         return
     with pytest.raises(Refused) as caught:
-        check_made(rules, made=made, claimed=claimed)
+        check_made(rules, account, 1000, made=made)
     assert caught.value.refusal is Refusal.IDENTITY_REFUSED
 
 

@@ -38,6 +38,7 @@ async def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         ("sqlite://", "must be kept in a file"),
         ("sqlite:///:memory:", "must be kept in a file"),
         ("sqlite://gateway.db", "must be kept in a file"),
+        ("sqlite://host/gateway.db", "without a host"),
         ("sqlite:///x?mode=memory&uri=true", "neither options"),
     ],
 )

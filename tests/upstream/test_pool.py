@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Refusal, Refused
+from gateway.upstream import pool as module
 from gateway.upstream.pool import Address, Pool, PoolSettings, Reply, parse_address, request_head
 from tests.raw_http import RawServer, Script, never_accepting, read_message
 
@@ -107,6 +108,18 @@ async def test_a_call_is_made_again_when_a_kept_connection_had_gone() -> None:
         for _ in range(3):
             assert (await pool.call("POST", "/", HOST, b"{}")).status == 200
         assert server.connections == 3
+        await pool.close()
+
+
+async def test_connections_that_are_not_taken_any_more_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_IDLE", 0.1)
+    async with RawServer(Script(OK)).running() as server:
+        pool = pool_of(server.url)
+        await asyncio.gather(*(pool.call("GET", "/", HOST) for _ in range(20)))
+        for _ in range(3):
+            await asyncio.sleep(0.06)
+            await pool.call("GET", "/", HOST)
+        assert len(pool._idle) == 1  # noqa: SLF001 - what it keeps is the claim
         await pool.close()
 
 

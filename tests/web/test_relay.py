@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -600,3 +602,103 @@ async def test_what_the_homeserver_sent_never_stands_in_the_log(tmp_path: Path) 
             await exchange(gateway.port, get())
         assert "request_refused" in gateway.log
         assert "syt_secret" not in gateway.log
+
+
+@pytest.mark.parametrize("size", [131060, 131071, 131072, 131080, 196608, 200000])
+async def test_trailers_of_a_body_that_waits_stay_behind_it(size: int, tmp_path: Path) -> None:
+    """The parser stops in the middle of such a body, and goes on with what came behind it."""
+    script = Script(OK)
+    request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request += b"%x\r\n%b\r\n0\r\nX: y\r\nAuthorization: Bearer smuggled\r\n\r\n" % (size, b"a" * size)
+    async with before(tmp_path, script) as (gateway, _), connected(gateway.port) as client:
+        async with asyncio.timeout(SOON):
+            await client.send(request + get(b"/next"))
+            assert [(await client.answer())[-2:] for _ in range(2)] == [b"{}"] * 2
+    assert lines_of(script.requests[1])[0] == b"GET /next HTTP/1.1"
+    assert b"smuggled" not in b"".join(script.requests)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_requests_in_any_pieces_arrive_in_their_order_and_apart(seed: int, tmp_path: Path) -> None:
+    random = Random(seed)
+    script = Script(OK)
+    requests = [some_request(random, number) for number in range(12)]
+    octets = b"".join(requests)
+    async with before(tmp_path, script) as (gateway, _), connected(gateway.port) as client:
+        async with asyncio.timeout(SOON):
+            cuts = sorted(random.randrange(len(octets)) for _ in range(random.randrange(30)))
+            for start, end in pairwise([0, *cuts, len(octets)]):
+                await client.send(octets[start:end])
+                await asyncio.sleep(0)
+            assert [(await client.answer())[-2:] for _ in requests] == [b"{}"] * len(requests)
+    assert [lines_of(seen)[0].split()[1] for seen in script.requests] == [b"/%d" % number for number in range(12)]
+    assert b"smuggled" not in b"".join(script.requests)
+
+
+def some_request(random: Random, number: int) -> bytes:
+    head = b"POST /%d HTTP/1.1\r\nHost: example.org\r\n" % number
+    body = random.choice([b"", b"a", b"\r\n\r\n" * 9, b"a" * 131080, b"0\r\n\r\n" * 40, b"b" * 70000])
+    kind = random.randrange(4)
+    if kind == 0:
+        return head + b"Connection: upgrade\r\nUpgrade: %b\r\n\r\n" % random.choice([b"h2c", b"websocket"])
+    if kind == 1:
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunks = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    trailer = random.choice([b"", b"Authorization: Bearer smuggled\r\n", b"X: 1\r\nCookie: smuggled\r\n"])
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n"
+
+
+async def test_a_chunked_body_full_of_ends_is_relayed_and_ends_the_connection(tmp_path: Path) -> None:
+    script = Script(OK)
+    body = b"\r\n\r\n" * 20000
+    request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request += b"%x\r\n%b\r\n0\r\nAuthorization: Bearer smuggled\r\n\r\n" % (len(body), body)
+    async with before(tmp_path, script) as (gateway, _):
+        async with asyncio.timeout(SOON):
+            answer = await exchange(gateway.port, request + get(b"/next"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"smuggled" not in b"".join(script.requests)
+    assert script.requests[0].count(b"\r\n\r\n") >= 19000
+
+
+async def test_a_body_full_of_ends_costs_no_more_than_another(tmp_path: Path) -> None:
+    """A body with a length is one piece, so the next request on the connection is served as ever."""
+    script = Script(OK)
+    body = b"\r\n\r\n" * 100000
+    request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    async with before(tmp_path, script) as (gateway, _), connected(gateway.port) as client:
+        async with asyncio.timeout(SOON):
+            await client.send(request + get(b"/next"))
+            assert [(await client.answer())[-2:] for _ in range(2)] == [b"{}"] * 2
+    assert script.requests[0].endswith(body)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_slow_answer_to_a_client_that_sends_no_more_is_whole(version: bytes, tmp_path: Path) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await asyncio.sleep(1.2)
+        writer.write(b"6\r\nsecond\r\n0\r\n\r\n")
+
+    async with before(tmp_path, handler) as (gateway, _), connected(gateway.port) as client:
+        await client.send(b"GET / HTTP/%b\r\nHost: example.org\r\n\r\n" % version)
+        client.writer.write_eof()
+        async with asyncio.timeout(SOON):
+            answer = await client.rest()
+    assert b"first" in answer
+    assert answer.rstrip(b"0\r\n").endswith(b"second")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_an_answer_that_others_could_read_in_another_way_is_a_502(answer: bytes, tmp_path: Path) -> None:
+    async with before(tmp_path, Script(answer)) as (gateway, _):
+        async with asyncio.timeout(SOON):
+            assert (await exchange(gateway.port, get())).startswith(b"HTTP/1.1 502 ")

@@ -3,13 +3,15 @@
 import asyncio
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from gateway.errors import Unusable
-from gateway.web.server import Listen, ServerSettings, parse_listen
+from gateway.web.listeners import Listen, parse_listen
+from gateway.web.server import ServerSettings
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.raw_http import RawServer, Script, connected, exchange, read_message
 from tests.running_gateway import LOGIN, RunningGateway, mint, running_gateway
@@ -300,6 +302,45 @@ async def test_at_the_end_an_open_request_may_finish(tmp_path: Path, homeserver:
             asyncio.get_running_loop().call_later(0.2, go_on.set)
     assert sync.result().body["errcode"] == "M_UNRECOGNIZED"
     assert login.result().status == 200
+
+
+async def test_at_the_end_an_upload_that_runs_may_finish(tmp_path: Path) -> None:
+    script = Script(OK)
+    async with RawServer(script).running() as upstream, AsyncExitStack() as stack:
+        server = {"drain_timeout": 5}
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, upstream.url, server=server))
+        async with connected(gateway.port) as client:
+            await client.send(b"POST /_matrix/x HTTP/1.1\r\n" + HOST + b"Content-Length: 600000\r\n\r\n")
+
+            async def upload() -> bytes:
+                for _ in range(6):
+                    await client.send(b"a" * 100000)
+                    await asyncio.sleep(0.05)
+                return await client.answer()
+
+            uploading = asyncio.create_task(upload())
+            await asyncio.sleep(0.1)
+            await stack.aclose()
+            assert b"Connection: close" in await uploading
+    assert script.requests[0].count(b"a") >= 600000
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_at_the_end_an_answer_that_is_cut_off_does_not_look_whole(version: bytes, tmp_path: Path) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await reader.read()
+
+    async with RawServer(handler).running() as upstream, AsyncExitStack() as stack:
+        server = {"drain_timeout": 0.2}
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, upstream.url, server=server))
+        async with connected(gateway.port) as client:
+            await client.send(b"GET / HTTP/%b\r\n" % version + HOST + b"\r\n")
+            await client.reader.readuntil(b"first")
+            await stack.aclose()
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
 
 
 async def test_at_the_end_a_hanging_request_is_ended(tmp_path: Path) -> None:
