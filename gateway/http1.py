@@ -61,7 +61,17 @@ WRITTEN_KEEP: Final = cast("web.StreamResponse", Written(keep_alive=True))
 WRITTEN_CLOSE: Final = cast("web.StreamResponse", Written(keep_alive=False))
 
 
-class UpstreamProtocol(BaseProtocol):
+class _FlowControl(BaseProtocol):
+    """aiohttp's, but for what it does when nothing was held back: a reader says so with each piece that it takes."""
+
+    __slots__ = ()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
+class UpstreamProtocol(_FlowControl):
     """The client's side of a connection: aiohttp's response parser and its flow control."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, read_limit: int) -> None:
@@ -111,7 +121,7 @@ class UpstreamProtocol(BaseProtocol):
         await self._drain_helper()
 
 
-class ClientProtocol(web.RequestHandler):
+class ClientProtocol(_FlowControl, web.RequestHandler):
     """The server's side of a connection. `head_timeout` (seconds) bounds how long the head of a request may take.
 
     `answer` makes the answer to a request that can't be read, from its status.

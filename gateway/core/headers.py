@@ -105,7 +105,7 @@ def is_host(value: str) -> bool:
 def head_octets(start_line: bytes, fields: Sequence[Field]) -> bytes:
     """Return a message's head with the empty line (RFC 9112 2.1); the parts must not hold line breaks."""
     lines = [start_line]
-    lines += [name + b": " + value for name, value in fields]
+    lines += [b": ".join(field) for field in fields]
     lines += (b"", b"")
     return b"\r\n".join(lines)
 

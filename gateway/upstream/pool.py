@@ -152,7 +152,7 @@ class Pool:
         else:
             connection.abort()
         # Those that have waited longest; after a burst most are never taken again.
-        while self._idle and now - next(iter(self._idle.values())) > _MAX_IDLE:
+        while len(self._idle) > 1 and now - next(iter(self._idle.values())) > _MAX_IDLE:
             self._idle.pop(oldest := next(iter(self._idle)))
             oldest.abort()
 

@@ -88,7 +88,10 @@ class Connection(UpstreamProtocol):
         self._answers += 1
         if self._answers > _MAX_ANSWERS:
             raise Broken("it sent interim answers without end")
-        return self._messages.pop(0)
+        found = self._messages.pop(0)
+        if found[0].code < 100:
+            raise Broken("it sent a status that is none")
+        return found
 
     @property
     def usable(self) -> bool:
@@ -125,8 +128,6 @@ class Connection(UpstreamProtocol):
             return
         if switched:
             self._fail(Broken("the homeserver switched protocols unasked"))
-        elif any(message.code < 100 for message, _ in messages):
-            self._fail(Broken("it sent a status that is none"))
         elif messages:
             self._messages += messages
             self._body = messages[-1][1]

@@ -85,7 +85,8 @@ class Relay:
         connection = self._pool.take() or await self._pool.connect()
         while True:
             try:
-                return await _exchange(relayed, connection, octets)
+                connection.begin(relayed.request.method, octets)
+                return await (_with_upload if relayed.streamed else _answer)(relayed, connection)
             except Broken as error:
                 if not (connection.stale and relayed.may_repeat):  # a new one is never stale
                     reason = f"the homeserver broke off: {error}"
@@ -106,10 +107,7 @@ class Relay:
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)
 
 
-async def _exchange(relayed: Relayed, connection: Connection, octets: bytes) -> web.StreamResponse:
-    connection.begin(relayed.request.method, octets)
-    if not relayed.streamed:
-        return await _answer(relayed, connection)
+async def _with_upload(relayed: Relayed, connection: Connection) -> web.StreamResponse:
     # It ends with this function, so nothing can be lost.
     upload = asyncio.create_task(_send_body(relayed, connection))  # noqa: TID251 - held and awaited right here
     try:
@@ -169,13 +167,15 @@ async def _send_body(relayed: Relayed, connection: Connection) -> None:
 class _Answer:
     """The homeserver's answer on its way; raises `Broken`, also for one that can't be told from another."""
 
+    __slots__ = ("_bodyless", "_fields", "_has_length", "_message", "_relayed", "_stream")
+
     def __init__(self, relayed: Relayed, message: RawResponseMessage, stream: StreamReader) -> None:
         self._relayed = relayed
         self._message = message
         self._stream = stream
         self._fields = end_to_end(message.raw_headers)
         self._bodyless = relayed.request.method == "HEAD" or message.code in _WITHOUT_BODY
-        names = b"".join(name for name, _ in message.raw_headers)
+        names = b"".join([name for name, _ in message.raw_headers])
         if b" " in names or b"\t" in names:
             raise Broken("its answer has a field name with a space")  # which others read in another way
         coding = message.headers.get("Transfer-Encoding")
@@ -193,9 +193,6 @@ class _Answer:
         body = b""
         if self._relayed.rewrite is not None and self._is_plain_json():
             body = await self._rewritten(self._relayed.rewrite)
-        return await self._stream_out(body)
-
-    async def _stream_out(self, body: bytes) -> web.StreamResponse:
         client, stream = client_of(self._relayed.request), self._stream
         chunked = not self._bodyless and not self._has_length and self._relayed.request.version >= (1, 1)
         ends_itself = self._bodyless or self._has_length or chunked
