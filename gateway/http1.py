@@ -133,6 +133,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
     __slots__ = (
         "_answer",
         "_body",
+        "_careless",
         "_chunked",
         "_head_timeout",
         "_head_timer",
@@ -160,6 +161,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         self._body: StreamReader = EMPTY_PAYLOAD
         self._chunked = False
         self._length = 0
+        # A chunked body whose end is not looked for; nothing behind it is taken.
+        self._careless: StreamReader | None = None
         self._last_octets = b""
         self._held = b""
         # Whether an answer was begun: a plain end of the connection could be taken for its end.
@@ -184,8 +187,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
             end = self._end_of_piece(data, start)
             pieces += self._chunked
             if pieces > _MOST_PIECES:
-                self._parse_carelessly(data[start:])
-                return
+                self._careless, end = self._body, size
             self._parse(data if end - start == size else data[start:end])
             start = end
 
@@ -294,12 +296,15 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         return len(data) if found < 0 else found + len(_END_OF_HEAD)
 
     def _parse(self, piece: bytes) -> None:
-        known, closing = self._request_count, self._close
+        known, closing, queued = self._request_count, self._close, len(self._messages)
         if closing and not self._body.is_eof():
             self._close = False  # or aiohttp drops the rest of a body while the server stops
         super().data_received(piece)
         self._close = closing
         self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
+        if self._careless is not None and self._careless.is_eof():
+            self._end_behind(queued)
+            return
         if self._request_count != known:
             self._look_at(*self._messages[-1])
         if self._head_timer is not None or (piece and self._request_count == known):
@@ -314,15 +319,12 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
             tail, self._message_tail = self._message_tail, b""
             self._parse(tail)
 
-    def _parse_carelessly(self, rest: bytes) -> None:
-        """Parse at once what would come to very many pieces; if the chunked request ends in it, so do we after it."""
-        body, known = self._body, len(self._messages)
-        self._parse(rest)
-        if body.is_eof():
-            self._close = True
-            while len(self._messages) > known:  # parsed by a parser that is not to be trusted any more
-                self._messages.pop()
-            self._body = EMPTY_PAYLOAD
+    def _end_behind(self, queued: int) -> None:
+        """Take no more than the `queued` requests: what came behind them was parsed with their trailers at hand."""
+        while len(self._messages) > queued:
+            self._messages.pop()
+        self._close = True
+        self._body, self._chunked, self._careless = EMPTY_PAYLOAD, False, None
 
     def _look_at(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
         if not isinstance(message, _ErrInfo):
