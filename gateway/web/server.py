@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Final
 
 from aiohttp import web
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from gateway.core.headers import Hop, is_host, is_trusted
 from gateway.core.routing import REFUSED_METHODS, Route, route
@@ -85,9 +85,12 @@ class ServerSettings(Table):
 
     @field_validator("admin_listen")
     @classmethod
-    def _address(cls, value: str) -> str:
+    def _address(cls, value: str, info: ValidationInfo) -> str:
         if value:
-            parse_listen(value)
+            listen = parse_listen(value)
+            public = [parse_listen(entry) for entry in info.data.get("listen", ())]
+            if listen in public and (listen.port or listen.unix_path):
+                raise ValueError("is an address of `listen` too; health is never public")
         return value
 
 

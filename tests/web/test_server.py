@@ -262,7 +262,16 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"listen": []}, {"listen": ["x"]}, {"admin_listen": "x"}, {"trusted_proxies": ["x"]}, {"via": "a b"}],
+    [
+        {"listen": []},
+        {"listen": ["x"]},
+        {"listen": ["127.0.0.1:1", "127.0.0.1:1"]},
+        {"admin_listen": "x"},
+        {"listen": ["127.0.0.1:1"], "admin_listen": "127.0.0.1:1"},
+        {"trusted_proxies": ["x"]},
+        {"max_header_fields": 10**20},
+        {"via": "a b"},
+    ],
 )
 def test_settings_that_can_not_be_obeyed_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="validation error"):
