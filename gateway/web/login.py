@@ -11,6 +11,7 @@ from gateway.core.flows import add_flows
 from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver
 from gateway.core.login_request import LoginRequest, parse_login
 from gateway.errors import Refusal, Refused
+from gateway.http1 import client_of
 from gateway.logs import Logger
 from gateway.sign_in import Client, SignIn
 from gateway.tasks import Background
@@ -58,8 +59,8 @@ class Login:
         if not self.login_types or "Content-Encoding" in request.headers or self._is_large(request):
             return await self.relay(Relayed(request, target, hop))
         expects = request.headers.get("Expect", "").lower() == "100-continue"
-        if expects and request.version >= (1, 1) and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if expects and request.version >= (1, 1):
+            client_of(request).write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._read(request)
         client = self._client(request, hop)
         try:

@@ -51,11 +51,6 @@ class Relayed:
         return "Transfer-Encoding" in self.request.headers
 
     @property
-    def has_body(self) -> bool:
-        """Whether there is a body to send."""
-        return bool(self.prefix) or self.request.body_exists
-
-    @property
     def may_repeat(self) -> bool:
         """Whether the homeserver can't have acted on it, or acting twice does no harm."""
         return not self.body_sent and (self.streamed or self.request.method in _IDEMPOTENT)
@@ -63,7 +58,7 @@ class Relayed:
     def begin_body(self) -> bytes:
         """Return the body, framed, if all of it is here already; any other is to be streamed."""
         content = self.request.content
-        if not self.has_body:
+        if not self.request.body_exists:
             return b""
         if not content.is_eof() or content.exception() is not None:
             self.streamed = True
@@ -102,7 +97,7 @@ class Relay:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
         if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
             fields.insert(0, (b"Host", self._pool.address.authority.encode()))
-        if relayed.has_body and relayed.chunked:
+        if relayed.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)
 

@@ -1,7 +1,7 @@
 """The public side: the handler that routes every request, and the server whose connections bring them.
 
-aiohttp's low-level server reads requests (its strict parser, keep-alive and drain); what this file overrides of it is
-how an unreadable request is answered: Matrix JSON, and no traceback in the log for what a stranger sends.
+aiohttp's low-level server reads requests, with our side of a connection (`http1.ClientProtocol`); what its parser
+takes and a server behind us could read in another way is refused here.
 """
 
 import asyncio

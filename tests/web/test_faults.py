@@ -116,6 +116,16 @@ BEFORE_THE_ANSWER = {
 }
 
 
+async def expect_a_502_and_a_reason(fault: Fault, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with asyncio.timeout(SOON), RawServer(Misbehaving(fault)).running() as upstream:
+        async with running_gateway(tmp_path, upstream.url) as gateway:
+            async with connected(gateway.port) as client:
+                await client.send(GET)
+                await expect_a_refusal(client)
+            await expect_the_next_one_to_be_served(gateway, upstream)
+            expect_a_reason(gateway, caplog)
+
+
 @pytest.mark.parametrize(
     ("end", "run"),
     [("closed", asyncio.run), ("closed", uvloop.run), ("reset", uvloop.run)],
@@ -131,16 +141,7 @@ def test_what_is_no_answer_is_a_502(
         if end == "reset":
             reset(writer)
 
-    async def claim() -> None:
-        async with asyncio.timeout(SOON), RawServer(Misbehaving(fault)).running() as upstream:
-            async with running_gateway(tmp_path, upstream.url) as gateway:
-                async with connected(gateway.port) as client:
-                    await client.send(GET)
-                    await expect_a_refusal(client)
-                await expect_the_next_one_to_be_served(gateway, upstream)
-                expect_a_reason(gateway, caplog)
-
-    run(claim())
+    run(expect_a_502_and_a_reason(fault, tmp_path, caplog))
 
 
 async def reset_unread(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,16 +189,7 @@ ENDLESS = [reset_unread, endless_fields, endless_line, endless_start, endless_em
 def test_what_never_becomes_an_answer_is_a_502(
     fault: Fault, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def claim() -> None:
-        async with asyncio.timeout(SOON), RawServer(Misbehaving(fault)).running() as upstream:
-            async with running_gateway(tmp_path, upstream.url) as gateway:
-                async with connected(gateway.port) as client:
-                    await client.send(GET)
-                    await expect_a_refusal(client)
-                await expect_the_next_one_to_be_served(gateway, upstream)
-                expect_a_reason(gateway, caplog)
-
-    run(claim())
+    run(expect_a_502_and_a_reason(fault, tmp_path, caplog))
 
 
 LENGTH = HEAD + b"Content-Length: 100\r\n\r\n"
