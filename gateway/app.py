@@ -1,4 +1,4 @@
-"""The composition root: builds every part from the configuration and runs it until it is told to stop."""
+"""The composition root: builds every part from the configuration, runs it, and exchanges parts when it reloads."""
 
 import asyncio
 import resource
@@ -6,13 +6,18 @@ import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
-from gateway.config import ALLOW_UNSIGNED, Configuration
+from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer
+from gateway.errors import ConfigurationError
+from gateway.issuer_keys import FixedKeys
+from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger, get_logger
-from gateway.sign_in import Rules, SignIn
+from gateway.sign_in import SignIn
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import Database, open_database
 from gateway.storage.last_seen import LastSeen
@@ -25,78 +30,172 @@ from gateway.web.admin import Health
 from gateway.web.listeners import sites
 from gateway.web.login import Login
 from gateway.web.relay import Relay
-from gateway.web.server import Gateway, listening
+from gateway.web.server import Gateway, Server, listening
+
+# What a reload can't change, as (table, key); a key of "" is the whole table.
+_AT_START: Final = (
+    ("server", "listen"),
+    ("server", "admin_listen"),
+    ("server", "reuse_port"),
+    ("server", "drain_timeout"),
+    ("database", ""),
+    ("log", ""),
+)
 
 
 async def serve(configuration: Configuration) -> None:
-    """Run the gateway until SIGTERM or SIGINT; raises `Unusable` when it can't start."""
+    """Run the gateway until SIGTERM or SIGINT, reload at SIGHUP; raises `Unusable` when it can't start."""
     log = get_logger(configuration.settings.log)
+    asked: set[signal.Signals] = set()
+    awake = asyncio.Event()
+
+    def ask(number: signal.Signals) -> None:
+        asked.add(number)
+        awake.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, ask, number)
     # Every waiting /sync takes two sockets, and the usual limit is 1024.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for warning in configuration.warnings:
-        log.warning("configuration", warning=warning)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(configuration, log) as addresses:
-        log.info("listening", addresses=" ".join(addresses), homeserver=configuration.settings.homeserver.url)
-        await stop.wait()
+    async with running(configuration, log) as gateway:
+        log.info("listening", addresses=" ".join(gateway.addresses), homeserver=configuration.settings.homeserver.url)
+        while True:
+            await awake.wait()
+            if asked != {signal.SIGHUP}:
+                break
+            asked.clear()
+            awake.clear()
+            await gateway.reload()
         log.info("stopping")
     log.info("stopped")
 
 
+@dataclass(frozen=True, slots=True)
+class _Lasting:
+    """What stays as it is over every reload."""
+
+    log: Logger
+    database: Database
+    background: Background
+    last_seen: LastSeen
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a reload exchanges, all of it at once."""
+
+    configuration: Configuration
+    pool: Pool
+    homeserver: Homeserver
+    limits: Limits
+    gateway: Gateway
+
+
+class Running:
+    """A gateway that listens on `addresses`."""
+
+    def __init__(self, lasting: _Lasting, parts: _Parts, server: Server, health: Health) -> None:
+        self.addresses: Sequence[str] = ()
+        self._lasting = lasting
+        self._parts = parts
+        self._server = server
+        self._health = health
+
+    async def reload(self) -> None:
+        """Read the configuration and its files again and use them from the next request on.
+
+        Requests at work end as they began. With a configuration that can't be used everything stays as it is.
+        """
+        before, log = self._parts, self._lasting.log
+        try:
+            configuration = await asyncio.to_thread(before.configuration.read_again)
+        except ConfigurationError as error:
+            hint = "the configuration from before stays in use"
+            log.error("reload_failed", problems=error.problems, hint=hint)  # noqa: TRY400 - a trace would say less
+            return
+        self._parts = parts = _build(configuration, self._lasting, before)
+        self._server.use(parts.gateway)
+        self._health.homeserver = parts.homeserver
+        if parts.pool is not before.pool:
+            await before.pool.close()
+        log.info("reloaded", after_restart=" ".join(_changed_at_start(before.configuration, configuration)))
+
+    async def close(self) -> None:
+        """End what the current parts hold."""
+        await self._parts.pool.close()
+
+
 @asynccontextmanager
-async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Sequence[str]]:
-    """Run the gateway while the context is open; yields the public addresses."""
+async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Running]:
+    """Run the gateway while the context is open."""
     settings = configuration.settings
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(configuration.settings.database))
-        pool = Pool(settings.homeserver)
-        stack.push_async_callback(pool.close)
+        database = await stack.enter_async_context(open_database(settings.database))
         background = Background(log)
+        last_seen = LastSeen(Accounts(database), background)
+        lasting = _Lasting(log, database, background, last_seen)
+        parts = _build(configuration, lasting, None)
+        health = Health(database, parts.homeserver)
+        server = Server(parts.gateway)
+        gateway = Running(lasting, parts, server, health)
+        stack.push_async_callback(gateway.close)
         stack.push_async_callback(background.close, 5)
-        homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
         if settings.server.admin_listen:
-            health = web.Server(Health(database, homeserver), access_log=None)
-            admin = sites(health, [settings.server.admin_listen], 1, reuse_port=settings.server.reuse_port)
+            admin = sites(
+                web.Server(health, access_log=None),
+                [settings.server.admin_listen],
+                1,
+                reuse_port=settings.server.reuse_port,
+            )
             await stack.enter_async_context(admin)
-        sign_in = _sign_in(configuration, database, homeserver, background, log)
-        stack.callback(sign_in.last_seen.hurry)
-        gateway = _gateway(configuration, sign_in, pool, log)
-        yield await stack.enter_async_context(listening(gateway))
+        stack.callback(last_seen.hurry)
+        gateway.addresses = await stack.enter_async_context(listening(server, settings.server))
+        yield gateway
 
 
-def _sign_in(
-    configuration: Configuration,
-    database: Database,
-    homeserver: Homeserver,
-    background: Background,
-    log: Logger,
-) -> SignIn:
-    settings = configuration.settings
-    if not settings.jwt.validate_signature:
-        log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
-    rules = Rules(
-        trust=configuration.trust,
-        mapping=configuration.mapping,
-        accounts=configuration.account_rules,
+def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | None) -> _Parts:
+    """Build the parts for a configuration; those of `before` that it doesn't change stay, with what they know."""
+    settings, log = configuration.settings, lasting.log
+    for warning in configuration.warnings:
+        log.warning("configuration", warning=warning)
+    old = before and before.configuration.settings
+    pool = before.pool if before and old and old.homeserver == settings.homeserver else Pool(settings.homeserver)
+    limits = before.limits if before and old and old.limits == settings.limits else Limits(settings.limits)
+    homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
+    sign_in = SignIn(
+        issuers=Issuers(
+            [_issuer(issuer, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
+        ),
         profile=settings.profile,
-    )
-    accounts = Accounts(database)
-    return SignIn(
-        rules=rules,
-        limits=Limits(settings.limits),
-        accounts=accounts,
-        last_seen=LastSeen(accounts, background),
-        used_tokens=UsedTokens(database),
+        limits=limits,
+        accounts=Accounts(lasting.database),
+        last_seen=lasting.last_seen,
+        used_tokens=UsedTokens(lasting.database),
         homeserver=homeserver,
         sessions=AppserviceSessions(homeserver),
-        background=background,
+        background=lasting.background,
         now=time.time,
         log=log,
     )
+    return _Parts(configuration, pool, homeserver, limits, _gateway(configuration, sign_in, pool, log))
+
+
+def _issuer(configured: ConfiguredIssuer, log: Logger) -> Issuer:
+    if not configured.settings.validate_signature:
+        log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
+    return Issuer(FixedKeys(configured.key_set), configured.settings, configured.mapping, configured.account_rules)
+
+
+def _changed_at_start(before: Configuration, after: Configuration) -> list[str]:
+    """Return the names of what changed and only a restart brings into use."""
+    changed = []
+    for table, key in _AT_START:
+        old, new = getattr(before.settings, table), getattr(after.settings, table)
+        if (getattr(old, key) != getattr(new, key)) if key else old != new:
+            changed.append(".".join(filter(None, (table, key))))
+    return changed
 
 
 def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, log: Logger) -> Gateway:

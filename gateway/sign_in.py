@@ -22,10 +22,11 @@ from gateway.core.accounts import (
     user_not_found,
 )
 from gateway.core.headers import Field
-from gateway.core.identity import Identity, UserMapping, check_allowed, identify
+from gateway.core.identity import Identity, check_allowed, identify
 from gateway.core.login_request import LoginRequest
-from gateway.core.tokens import Claims, Trust, last_valid_moment, verify
+from gateway.core.tokens import Claims, last_valid_moment
 from gateway.errors import Refusal, Refused
+from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger
 from gateway.settings import Table
@@ -63,20 +64,20 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What decides about a login."""
+class _Verified:
+    """A token that passed every check."""
 
-    trust: Trust
-    mapping: UserMapping
-    accounts: AccountRules
-    profile: ProfileSettings
+    issuer: Issuer
+    claims: Claims
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
     """Logs users in; every part is what the configuration made of it. `now` gives seconds since the epoch."""
 
-    rules: Rules
+    issuers: Issuers
+    profile: ProfileSettings
     limits: Limits
     accounts: Accounts
     last_seen: LastSeen
@@ -107,20 +108,21 @@ class SignIn:
 
     async def _log_in(self, request: LoginRequest, client: Client) -> Reply:
         now = self.now()
-        claims = verify(request.token, self.rules.trust, now)
-        identity = identify(claims, self.rules.mapping)
-        if not self.rules.trust.rules.validate_signature:
+        issuer, claims = await self.issuers.verified(request.token, now)
+        identity = identify(claims, issuer.mapping)
+        if not issuer.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
+        who = _Verified(issuer, claims, identity)
         account = None
         try:
             account = choose_account(await self.accounts.find(identity), identity)
-            await self._use_up(claims, identity, now)
-            account, made = await self._admit(claims, identity, account)
-            reply = await self._open_session(account, request, client)
+            await self._use_up(who, now)
+            account, made = await self._admit(who, account)
+            reply = await self._open_session(account, issuer.accounts, request, client)
         except (Refused, HomeserverAnswered) as error:
             error.user_id = identity.user_id if account is None else self._user_id(account)
             if isinstance(error, NotConnected):
-                await self._give_back(claims, identity)
+                await self._give_back(who)
             raise
         self.last_seen.note(account.localpart, now)
         self._set_profile_beside(account, identity, made=made)
@@ -133,63 +135,65 @@ class SignIn:
         )
         return reply
 
-    async def _admit(self, claims: Claims, identity: Identity, account: Account | None) -> tuple[Account, bool]:
+    async def _admit(self, who: _Verified, account: Account | None) -> tuple[Account, bool]:
         """Return what `_provide` does; a failure that is not the token's gives it back."""
+        identity = who.identity
         try:
             # Not before: neither another subject nor a token that was used may use up the logins of this one.
             self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
-            return await self._provide(identity, account)
+            return await self._provide(who, account)
         except (Refused, HomeserverAnswered) as error:
             # NotConnected: the caller's, and not twice, or it could be another login's use that goes.
             if not isinstance(error, NotConnected) and (error.status == 429 or error.status >= 500):
-                await self._give_back(claims, identity)
+                await self._give_back(who)
             raise
 
-    async def _use_up(self, claims: Claims, identity: Identity, now: float) -> None:
-        rules = self.rules.trust.rules
+    async def _use_up(self, who: _Verified, now: float) -> None:
+        rules = who.issuer.rules
         if rules.single_use and not await self.used_tokens.use(
-            identity.issuer, claims["jti"], last_valid_moment(claims, rules), now
+            who.identity.issuer, who.claims["jti"], last_valid_moment(who.claims, rules), now
         ):
             raise Refused(Refusal.ALREADY_USED, reason="single_use is on")
 
-    async def _give_back(self, claims: Claims, identity: Identity) -> None:
-        if not self.rules.trust.rules.single_use:
+    async def _give_back(self, who: _Verified) -> None:
+        if not who.issuer.rules.single_use:
             return
         try:
-            await self.used_tokens.give_back(identity.issuer, claims["jti"])
+            await self.used_tokens.give_back(who.identity.issuer, who.claims["jti"])
         except Refused as refused:
             self.log.warning("token_not_given_back", reason=refused.reason)
 
-    async def _provide(self, identity: Identity, account: Account | None) -> tuple[Account, bool]:
+    async def _provide(self, who: _Verified, account: Account | None) -> tuple[Account, bool]:
         """Return the subject's account, which the homeserver has, and whether this login made it.
 
         `account` is the row that was found for it, None if there was none.
         """
+        identity, rules = who.identity, who.issuer.accounts
         made = False
         while True:
-            step = next_step(account, self.rules.accounts, self.now())
+            step = next_step(account, rules, self.now())
             if account is not None:
                 # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
-                check_allowed(account.localpart, self.rules.mapping.rules)
+                check_allowed(account.localpart, who.issuer.mapping.rules)
             if account is not None and lacks_issuer(account, identity):
                 await self.accounts.note_issuer(account.localpart, identity.issuer)
             elif account is not None and step is Step.OPEN_SESSION:
                 return account, made
             elif step is Step.WAIT:
                 await asyncio.sleep(_LOOK_AGAIN)
-            elif await self._make_ready(identity, account, step):
+            elif await self._make_ready(identity, rules, account, step):
                 made = True
             # Another login may have been faster in each of these.
             account = choose_account(await self.accounts.find(identity), identity)
 
-    async def _make_ready(self, identity: Identity, account: Account | None, step: Step) -> bool:
+    async def _make_ready(self, identity: Identity, rules: AccountRules, account: Account | None, step: Step) -> bool:
         """Bring row and account into being where they are missing; say whether this made the account."""
         exists = False
         if step is Step.ASK_HOMESERVER:
             exists = await self.homeserver.exists(identity.user_id if account is None else self._user_id(account))
             if account is None and await self.accounts.find(identity):
                 return False  # another login may have registered it since; then it is that one's to say
-            check_existence(account, self.rules.accounts, exists=exists)
+            check_existence(account, rules, exists=exists)
         if account is None:
             localpart = identity.localpart
             ours = await self.accounts.claim(identity, int(self.now()))
@@ -198,15 +202,15 @@ class SignIn:
             ours = await self.accounts.keep_pending(localpart)
         if not ours:
             return False
-        made = not exists and await self._register(localpart, account)
+        made = not exists and await self._register(localpart, rules, account)
         await self.accounts.activate(localpart)
         return made
 
-    async def _register(self, localpart: str, row: Account | None) -> bool:
+    async def _register(self, localpart: str, rules: AccountRules, row: Account | None) -> bool:
         """Have the account made, and say whether it is new. The row goes after a refusal if this login wrote it."""
         try:
             made = await self.homeserver.register(localpart)
-            check_made(self.rules.accounts, row, self.now(), made=made)
+            check_made(rules, row, self.now(), made=made)
         except (MaybeMade, asyncio.CancelledError):
             await self.accounts.keep_pending(localpart)
             raise
@@ -215,14 +219,16 @@ class SignIn:
                 await self.accounts.give_up(localpart)
             raise
         # Where existing accounts are refused, one that is there now was made by a login that broke off.
-        return made or self.rules.accounts.existing_accounts == "refuse"
+        return made or rules.existing_accounts == "refuse"
 
-    async def _open_session(self, account: Account, request: LoginRequest, client: Client) -> Reply:
+    async def _open_session(
+        self, account: Account, rules: AccountRules, request: LoginRequest, client: Client
+    ) -> Reply:
         try:
             return await self.sessions.open(account.localpart, request, client.fields)
         except UnknownUser as unknown:
             # The homeserver lost an account that it had: its database is new, or older than ours.
-            if not self.rules.accounts.register_user:
+            if not rules.register_user:
                 if unknown.doubtful and await self.homeserver.exists(self._user_id(account)):
                     raise HomeserverAnswered(unknown.reply) from None
                 raise user_not_found() from None
@@ -241,8 +247,8 @@ class SignIn:
     def _set_profile_beside(self, account: Account, identity: Identity, *, made: bool) -> None:
         """Set the profile beside the answer: it neither slows nor fails a login."""
         occasions = {"every_login", "first_login"} if made else {"every_login"}
-        name = identity.display_name if self.rules.profile.display_name in occasions else None
-        avatar = identity.avatar if self.rules.profile.avatar in occasions else None
+        name = identity.display_name if self.profile.display_name in occasions else None
+        avatar = identity.avatar if self.profile.avatar in occasions else None
         if avatar and not avatar.startswith("mxc://"):
             avatar = None
         if name or avatar:
@@ -258,4 +264,4 @@ class SignIn:
             self.log.warning("profile_not_set", user_id=user_id, reason=str(error))
 
     def _user_id(self, account: Account) -> str:
-        return f"@{account.localpart}:{self.rules.mapping.server_name}"
+        return f"@{account.localpart}:{self.homeserver.server_name}"

@@ -49,6 +49,7 @@ class RunningGateway:
     url: str
     port: int
     configuration: Configuration
+    running: app.Running
     _log: io.StringIO
 
     @property
@@ -89,6 +90,6 @@ async def running_gateway(
     """Run the gateway before a homeserver; the database stays in `directory` for the next run."""
     configuration = load(write_configuration(directory, homeserver_url, tables), {})
     log = io.StringIO()
-    async with app.running(configuration, get_logger(LogSettings(level="debug"), log)) as addresses:
-        port = int(addresses[0].rpartition(":")[2])
-        yield RunningGateway(f"http://{addresses[0]}", port, configuration, log)
+    async with app.running(configuration, get_logger(LogSettings(level="debug"), log)) as running:
+        address = running.addresses[0]
+        yield RunningGateway(f"http://{address}", int(address.rpartition(":")[2]), configuration, running, log)

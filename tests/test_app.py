@@ -16,7 +16,7 @@ from gateway.errors import Unusable
 from gateway.logs import LogSettings, get_logger
 from tests.fake_homeserver import FakeHomeserver
 from tests.raw_http import connected
-from tests.running_gateway import mint, running_gateway, write_configuration
+from tests.running_gateway import Tables, mint, running_gateway, write_configuration
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -77,8 +77,8 @@ async def test_signatures_that_are_not_checked_are_warned_of_at_each_start_and_l
     log = io.StringIO()
     path = write_configuration(tmp_path, homeserver.url, {"jwt": {"validate_signature": False}})
     configuration = load(path, {"MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED": "1"})
-    async with app.running(configuration, get_logger(LogSettings(level="debug"), log)) as addresses:
-        port = int(addresses[0].rpartition(":")[2])
+    async with app.running(configuration, get_logger(LogSettings(level="debug"), log)) as running:
+        port = int(running.addresses[0].rpartition(":")[2])
         body = b'{"type": "org.matrix.login.jwt", "token": "%s"}' % mint(secret="x" * 40).encode()
         async with connected(port) as client:
             head = b"POST /_matrix/client/v3/login HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
@@ -86,3 +86,67 @@ async def test_signatures_that_are_not_checked_are_warned_of_at_each_start_and_l
             assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
     assert "signatures_are_not_checked" in log.getvalue()
     assert "signature_not_checked" in log.getvalue()
+
+
+async def test_a_reload_uses_another_key_from_the_next_login_on(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    (tmp_path / "jwt.secret").write_text("the first secret, which is 32 bytes or more")
+    tables = {"secret": [], "secret_file": "jwt.secret"}
+    async with running_gateway(tmp_path, homeserver.url, jwt=tables) as gateway:
+        assert (await gateway.log_in(mint(secret="the first secret, which is 32 bytes or more"))).status == 200
+        (tmp_path / "jwt.secret").write_text("the second secret, which is 32 bytes or more")
+        await gateway.running.reload()
+        assert (await gateway.log_in(mint(secret="the first secret, which is 32 bytes or more"))).status == 403
+        assert (await gateway.log_in(mint(secret="the second secret, which is 32 bytes or more"))).status == 200
+    assert "reloaded" in gateway.log
+
+
+@pytest.mark.parametrize("broken", ['[jwt]\nsecret = "short"\n', "[jwt", "[jwt]\nunknown = 1\n"])
+async def test_a_reload_that_fails_changes_nothing_and_says_why(
+    broken: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        gateway.configuration.path.write_text(broken, encoding="utf-8")
+        await gateway.running.reload()
+        assert (await gateway.log_in(mint())).status == 200
+    assert "reload_failed" in gateway.log
+    assert "gateway.toml" in gateway.log
+    assert "stays in use" in gateway.log
+
+
+async def test_a_request_that_began_before_a_reload_ends_as_it_began(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        async with connected(gateway.port) as client:
+            await client.send(b"PUT /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab")
+            write_configuration(tmp_path, "http://127.0.0.1:1", {})  # nothing answers there
+            await gateway.running.reload()
+            await client.send(b"cd")
+            assert (await client.answer()).startswith(b"HTTP/1.1 404 ")
+        assert (await gateway.call("GET", "/_matrix/client/versions")).status == 502
+
+
+async def test_a_reload_names_what_only_a_restart_changes(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        tables: Tables = {"server": {"listen": ["127.0.0.1:1"]}, "log": {"level": "debug"}}
+        write_configuration(tmp_path, homeserver.url, tables)
+        await gateway.running.reload()
+    assert "after_restart='server.listen log'" in gateway.log
+
+
+async def test_sighup_reloads(tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int) -> None:
+    tables = {"server": {"listen": [f"127.0.0.1:{unused_tcp_port}"]}}
+    path = write_configuration(tmp_path, homeserver.url, tables)
+    serving = asyncio.create_task(app.serve(load(path, {})))
+    async with asyncio.timeout(10):
+        while not await is_open(unused_tcp_port):
+            await asyncio.sleep(0.02)
+        write_configuration(tmp_path, "http://127.0.0.1:1", tables)
+        os.kill(os.getpid(), signal.SIGHUP)
+        status = b""
+        while b" 502 " not in status:
+            async with connected(unused_tcp_port) as client:
+                await client.send(b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n")
+                status = (await client.answer()).partition(b"\r\n")[0]
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving

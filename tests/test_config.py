@@ -47,7 +47,7 @@ def problems(directory: Path, text: str | bytes, **environment: str) -> list[str
 
 def secrets(configuration: Configuration) -> list[str]:
     """The HMAC secrets that verify."""
-    keys = configuration.key_set.candidates("HS256")
+    keys = configuration.issuers[0].key_set.candidates("HS256")
     return [key.raw_value.decode() for key in keys if isinstance(key, OctKey)]
 
 
@@ -57,7 +57,7 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
     assert configuration.settings.server.listen == ["127.0.0.1:8010"]
     assert configuration.as_token == AS_TOKEN
     assert configuration.settings.database.url == f"sqlite:///{tmp_path}/gateway.db"
-    assert configuration.account_rules == AccountRules(register_user=True, existing_accounts="link")
+    assert configuration.issuers[0].account_rules == AccountRules(register_user=True, existing_accounts="link")
     assert SECRET not in repr(configuration)
     assert AS_TOKEN not in repr(configuration)
 

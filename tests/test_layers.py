@@ -15,6 +15,8 @@ LEVELS = (
     {"tasks", "limits"},
     {"core"},
     {"storage", "upstream"},
+    {"issuer_keys"},
+    {"issuers"},
     {"sign_in"},
     {"web"},
     {"config"},
@@ -120,7 +122,7 @@ def test_files_and_functions_are_small(path: Path) -> None:
 @each_file
 def test_every_file_says_in_a_few_lines_what_it_is(path: Path) -> None:
     docstring = ast.get_docstring(parsed(path)) or ""
-    longest = 12 if path.parent == PACKAGE and path.name == "__init__.py" else 6
+    longest = 16 if path.parent == PACKAGE and path.name == "__init__.py" else 6
 
     assert 1 <= len(docstring.splitlines()) <= longest
 

@@ -184,7 +184,7 @@ def test_every_openssl_line_makes_a_key_that_the_gateway_takes(keys: Path) -> No
 def test_every_configuration_in_the_readme_is_good(keys: Path) -> None:
     for snippet in blocks(README, "toml"):
         configuration = configured(snippet, keys)
-        assert configuration.key_set.keys
+        assert configuration.issuers[0].key_set.keys
 
 
 MAKING = section("Making tokens")
@@ -196,8 +196,8 @@ NODE = dict(zip((HMAC, ECDSA), blocks(section("Node.js"), "js"), strict=True))
 def check_token(token: str, snippet: str, folder: Path) -> dict[str, Any]:
     """The claims of a token that passes under a configuration, and makes the user alice."""
     configuration = configured(snippet, folder)
-    claims = verify(token, configuration.trust, time.time())
-    assert identify(claims, configuration.mapping).user_id == "@alice:example.org"
+    claims = verify(token, configuration.issuers[0].trust, time.time())
+    assert identify(claims, configuration.issuers[0].mapping).user_id == "@alice:example.org"
     return claims
 
 

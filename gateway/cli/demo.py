@@ -130,10 +130,10 @@ def _configuration(directory: Path, synapse: Synapse, as_token: str, port: int) 
 async def _with_gateway(directory: Path, configuration: Configuration, steps: Steps, *, once: bool) -> None:
     with (directory / "gateway.log").open("w", encoding="utf-8") as log_file:
         log = get_logger(configuration.settings.log, log_file)
-        async with app.running(configuration, log) as addresses:
-            url = f"http://{addresses[0]}"
+        async with app.running(configuration, log) as gateway:
+            url = f"http://{gateway.addresses[0]}"
             steps.done(f"The gateway answers on {url}")
-            token = mint_token(configuration, _USER, {"name": "Alice"}, int(time.time()), _A_DAY)
+            token = mint_token(configuration.issuers[0], _USER, {"name": "Alice"}, int(time.time()), _A_DAY)
             steps.done("A token, signed with the issuer's key", _shortened(token))
             await _log_in(url, token, steps)
             if not once:

@@ -1,5 +1,6 @@
 """`token`: says what the configuration makes of a token, and makes test tokens. Nothing is ever sent anywhere."""
 
+import functools
 import json
 import secrets
 import sys
@@ -13,9 +14,9 @@ import rich_click as click
 from joserfc import jwt
 
 from gateway.cli.console import config_option, json_option, load_configuration, print_table, say, stderr, warn
-from gateway.config import Configuration
+from gateway.config import Configuration, ConfiguredIssuer
 from gateway.core import identity, tokens
-from gateway.core.keys import MIN_SECRET_BYTES
+from gateway.core.keys import MIN_SECRET_BYTES, Key
 from gateway.errors import Refused, Unusable
 
 
@@ -65,6 +66,7 @@ _MARKS = {True: ("pass", "green"), False: ("fail", "bold red"), None: ("-", "dim
 # In the order of a login, which ends at the first that fails.
 _CHECKS = (
     "form",
+    "entry",
     "signature",
     "claims",
     "typ",
@@ -75,7 +77,9 @@ _CHECKS = (
     "subject",
     "required claims",
     "template",
-    "localpart",
+    "lowercase",
+    "server name",
+    "escape",
     "user id",
     "allow and deny",
 )
@@ -84,7 +88,8 @@ _CHECKS = (
 def explain_token(text: str, configuration: Configuration, now: float) -> list[Check]:
     """Run every check of a login on its own and return what each says; `now` in seconds since the epoch."""
     done = _Explanation(configuration, now).of(text)
-    return [done.get(name, Check(name, None, "")) for name in _CHECKS]
+    names = [name for name in _CHECKS if name != "entry" or configuration.settings.jwt.issuers]
+    return [done.get(name, Check(name, None, "")) for name in names]
 
 
 T = TypeVar("T")
@@ -92,28 +97,43 @@ T = TypeVar("T")
 
 class _Explanation:
     def __init__(self, configuration: Configuration, now: float) -> None:
-        self._rules = configuration.trust.rules
-        self._key_set = configuration.trust.key_set
-        self._mapping = configuration.mapping
+        self._configuration = configuration
+        self._rules, self._mapping = configuration.issuers[0].settings, configuration.issuers[0].mapping
         self._now = now
         self._done: dict[str, Check] = {}
 
     def of(self, text: str) -> dict[str, Check]:
-        rules = self._rules
-        header = self._run("form", lambda: tokens.read_header(text, rules.max_token_bytes), _says_header)
-        if header is None:
+        limit = max(issuer.settings.max_token_bytes for issuer in self._configuration.issuers)
+        header = self._run("form", lambda: tokens.read_header(text, limit), _says_header)
+        issuer = None if header is None else self._chosen(text)
+        if header is None or issuer is None:
             return self._done
-        claims = self._claims(text, header)
-        typ = f"found {_shown(header, 'typ')}; token_type is {json.dumps(rules.token_type)}"
-        self._run("typ", lambda: tokens.check_type(header, rules), seen=typ)
+        self._rules, self._mapping = issuer.settings, issuer.mapping
+        claims = self._claims(text, header, issuer)
+        typ = f"found {_shown(header, 'typ')}; token_type is {json.dumps(self._rules.token_type)}"
+        self._run("typ", lambda: tokens.check_type(header, self._rules), seen=typ)
         if claims is not None:
             self._claim_checks(claims)
             self._identity_checks(claims)
         return self._done
 
-    def _claims(self, text: str, header: dict[str, Any]) -> tokens.Claims | None:
+    def _chosen(self, text: str) -> ConfiguredIssuer | None:
+        issuers = self._configuration.issuers
+        if not self._configuration.settings.jwt.issuers:
+            return issuers[0]
+        by_name = {name: issuer for issuer in issuers for name in issuer.settings.issuer}
+        return self._run(
+            "entry",
+            lambda: tokens.choose_issuer(text, by_name),
+            lambda issuer: f"[[jwt.issuers]] {issuers.index(issuer) + 1}",
+            f"there are {_json(list(by_name))}",
+        )
+
+    def _claims(self, text: str, header: dict[str, Any], issuer: ConfiguredIssuer) -> tokens.Claims | None:
         if self._rules.validate_signature:
-            self._run("signature", lambda: tokens.verify_signature(text, header, self._key_set), lambda _: "verified")
+            self._run(
+                "signature", lambda: tokens.verify_signature(text, header, issuer.key_set), lambda _: "verified"
+            )
         else:
             self._done["signature"] = Check("signature", None, "not checked: validate_signature is false")
         return self._run("claims", lambda: tokens.read_claims(tokens.unverified_payload(text)), ", ".join)
@@ -149,11 +169,19 @@ class _Explanation:
         if subject is None:
             return
         name = self._run("template", lambda: identity.fill_template(claims, subject, mapping), str)
+        steps = (
+            ("lowercase", identity.lowercase, mapping.rules.lowercase),
+            ("server name", identity.strip_server_name, True),
+            ("escape", identity.escape, mapping.rules.escape),
+        )
+        for step, change, on in steps:
+            if name is not None:
+                name = self._run(step, functools.partial(change, name, mapping), str)
+                if not on:
+                    self._done[step] = Check(step, None, "off")
         if name is None:
             return
-        localpart = self._run("localpart", lambda: identity.fold(name, mapping), str)
-        if localpart is None:
-            return
+        localpart = name
         self._run("user id", lambda: identity.check_localpart(localpart, mapping), str)
         self._run("allow and deny", lambda: identity.check_allowed(localpart, mapping.rules))
 
@@ -201,32 +229,45 @@ def _json(value: object) -> str:
 @token.command()
 @config_option
 @click.option("--sub", "subject", required=True, help="The subject: the value of the subject claim.")
+@click.option("--issuer", "name", help="Which of several issuers it is from; the first with an HMAC secret else.")
 @click.option("--expires-in", default=300, show_default=True, help="Seconds until the token expires.")
 @click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="One more claim; VALUE may be JSON.")
-def mint(path: Path, subject: str, expires_in: int, claims: tuple[str, ...]) -> None:
+def mint(path: Path, subject: str, name: str | None, expires_in: int, claims: tuple[str, ...]) -> None:
     """Make a test token with the HMAC secret of the configuration; warns of each check that it fails."""
     configuration = load_configuration(path)
     extra = dict(_parse_claim(claim) for claim in claims)
     now = int(time.time())
-    made = mint_token(configuration, subject, extra, now, expires_in)
+    if not configuration.settings.jwt.enable:
+        raise Unusable("JWT login is off ([jwt] enable = false), so there is no token that it would take.")
+    issuer = _signing_issuer(configuration, name)
+    made = mint_token(issuer, subject, extra, now, expires_in)
     click.echo(made)
     for check in explain_token(made, configuration, now):
         if check.passed is False:
             warn(f"the token fails {check.name}: {check.says}")
 
 
-def mint_token(
-    configuration: Configuration, subject: str, extra: dict[str, Any], now: int, expires_in: int = 300
-) -> str:
+def _signing_issuer(configuration: Configuration, name: str | None) -> ConfiguredIssuer:
+    issuers = [issuer for issuer in configuration.issuers if name is None or name in issuer.settings.issuer]
+    if not issuers:
+        names = [known for issuer in configuration.issuers for known in issuer.settings.issuer]
+        raise click.BadParameter(f"no entry has it; there are {_json(names)}", param_hint="--issuer")
+    return next((issuer for issuer in issuers if _hmac_keys(issuer)), issuers[0])
+
+
+def _hmac_keys(issuer: ConfiguredIssuer) -> list[tuple[str, Key]]:
+    return [(name, key) for name in MIN_SECRET_BYTES for key in issuer.key_set.candidates(name)]
+
+
+def mint_token(issuer: ConfiguredIssuer, subject: str, extra: dict[str, Any], now: int, expires_in: int = 300) -> str:
     """Return a token for `subject` that is valid from `now` on; raises `Unusable` without an HMAC secret."""
-    settings = configuration.settings.jwt
-    key_set = configuration.key_set
-    keys = [(name, key) for name in MIN_SECRET_BYTES for key in key_set.candidates(name)]
+    settings = issuer.settings
+    keys = _hmac_keys(issuer)
     if not keys:
         raise Unusable(
             "The configuration verifies tokens with no HMAC secret"
-            f" ([jwt] enable = {_json(settings.enable)}, format = {_json(settings.format)},"
-            f" validate_signature = {_json(settings.validate_signature)}), so there is none to sign with."
+            f" (format = {_json(settings.format)}, validate_signature = {_json(settings.validate_signature)}),"
+            " so there is none to sign with."
         )
     algorithm, key = keys[0]
     claims: dict[str, Any] = {"iat": now, "nbf": now, "exp": now + expires_in, "jti": secrets.token_urlsafe(16)}

@@ -14,20 +14,44 @@ from gateway.config.files import Files
 from gateway.config.material import (
     ALLOW_UNSIGNED,
     NO_KEYS,
+    check_issuers,
     find_database,
     make_key_set,
     read_as_token,
     read_secrets,
 )
 from gateway.config.reading import read_settings
-from gateway.config.tables import Settings
+from gateway.config.tables import Entry, IdentitySettings, IssuerSettings, Settings, entries
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
 from gateway.core.keys import KeySet
 from gateway.core.tokens import Trust
 from gateway.errors import ConfigurationError
 
-__all__ = ["ALLOW_UNSIGNED", "Configuration", "Settings", "load"]
+__all__ = ["ALLOW_UNSIGNED", "Configuration", "ConfiguredIssuer", "Settings", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredIssuer:
+    """Whose tokens are believed, and which users they stand for; `repr` shows no key."""
+
+    settings: IssuerSettings = field(repr=False)
+    identity: IdentitySettings
+    mapping: UserMapping = field(repr=False)
+    key_set: KeySet = field(repr=False)
+
+    @property
+    def trust(self) -> Trust:
+        """Whose tokens are believed, by configured keys."""
+        return Trust(self.key_set, self.settings)
+
+    @property
+    def account_rules(self) -> AccountRules:
+        """Which accounts a login may make or take over."""
+        return AccountRules(
+            register_user=self.settings.register_user,
+            existing_accounts=self.identity.existing_accounts,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +59,15 @@ class Configuration:
     """Settings that hold together, with what their files contain; `repr` shows no secret."""
 
     path: Path
+    environment: Mapping[str, str] = field(repr=False)
     settings: Settings = field(repr=False)
-    key_set: KeySet = field(repr=False)
+    issuers: tuple[ConfiguredIssuer, ...]
     as_token: str = field(repr=False)
     warnings: tuple[str, ...]
 
-    @property
-    def trust(self) -> Trust:
-        """Whose tokens are believed."""
-        return Trust(self.key_set, self.settings.jwt)
-
-    @property
-    def mapping(self) -> UserMapping:
-        """How claims become users."""
-        settings = self.settings
-        return UserMapping.of(
-            settings.identity,
-            settings.jwt,
-            settings.homeserver.server_name,
-            issuer_matters=bool(settings.jwt.issuer),
-        )
-
-    @property
-    def account_rules(self) -> AccountRules:
-        """Which accounts a login may make or take over."""
-        return AccountRules(
-            register_user=self.settings.jwt.register_user,
-            existing_accounts=self.settings.identity.existing_accounts,
-        )
+    def read_again(self) -> "Configuration":
+        """Read the file, what it names and the same environment again; raises `ConfigurationError`."""
+        return load(self.path, self.environment)
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secrets: bool = True) -> Configuration:
@@ -72,19 +77,42 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
     """
     settings, report = read_settings(path, environment)
     files = Files(environment, report)
-    key_set, as_token = NO_KEYS, ""
+    found = entries(settings)
+    check_issuers(settings.jwt, found, report)
+    secrets: list[list[str]] = [[] for _ in found]
+    key_sets, as_token = [NO_KEYS for _ in found], ""
     if with_secrets:
-        secrets = read_secrets(settings.jwt, files, report)
-        key_set = make_key_set(settings.jwt, secrets, environment, report)
+        secrets = [read_secrets(entry, files, report) for entry in found]
+        if settings.jwt.enable:
+            key_sets = [
+                make_key_set(entry, own, environment, report) for entry, own in zip(found, secrets, strict=True)
+            ]
         as_token = read_as_token(settings.session, files, report, needed=settings.jwt.enable)
     database = find_database(settings.database, files, report)
-    advise(settings.jwt, report)
+    advise(settings.jwt, found, secrets, report)
     if report.problems:
         raise ConfigurationError(report.problems)
     return Configuration(
         path=path,
+        environment=environment,
         settings=settings.model_copy(update={"database": database}),
-        key_set=key_set,
+        issuers=tuple(
+            ConfiguredIssuer(entry.settings, entry.identity, _mapping(entry, settings), key_set)
+            for entry, key_set in zip(found, key_sets, strict=True)
+        ),
         as_token=as_token,
         warnings=tuple(report.warnings),
+    )
+
+
+def _mapping(entry: Entry, settings: Settings) -> UserMapping:
+    linked = set(entry.settings.linked_issuers)
+    if not settings.jwt.issuers:
+        linked.add("")  # an account from before `issuer` was set; of several issuers it could be any one's
+    return UserMapping.of(
+        entry.identity,
+        entry.settings,
+        settings.homeserver.server_name,
+        issuer_matters=bool(entry.settings.issuer),
+        linked_issuers=frozenset(linked),
     )

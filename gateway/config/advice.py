@@ -1,29 +1,56 @@
 """What is unwise in settings that work."""
 
+from collections.abc import Sequence
+
 from gateway.config.problems import Report
-from gateway.config.tables import JwtSettings
+from gateway.config.tables import Entry, JwtSettings
 from gateway.core.keys import MIN_SECRET_BYTES
 
 
-def advise(jwt: JwtSettings, report: Report) -> None:
-    """Warn of what lets in more than an operator may think, and of keys that do nothing."""
+def advise(jwt: JwtSettings, found: Sequence[Entry], secrets: Sequence[Sequence[str]], report: Report) -> None:
+    """Warn of what lets in more than an operator may think, and of keys that do nothing.
+
+    `secrets` are the key material of each issuer that was found.
+    """
     if not jwt.enable:
         report.warning(("jwt", "enable"), "is false; the gateway only passes requests on")
         return
-    if not jwt.validate_signature:
-        report.warning(("jwt", "validate_signature"), "is false; everybody can log in as anybody")
-    if not jwt.require_exp:
-        report.warning(("jwt", "require_exp"), "is false; a token without exp logs in for ever")
-    if not jwt.issuer:
-        report.warning(("jwt", "issuer"), "is empty; any token signed with this key is accepted, whoever issued it")
-    if jwt.allow_weak_secret:
-        need = max((MIN_SECRET_BYTES.get(name, 0) for name in jwt.algorithm), default=0)
+    for entry in found:
+        _advise_on(entry, report)
+    _advise_on_shared(found, secrets, report)
+
+
+def _advise_on(entry: Entry, report: Report) -> None:
+    settings = entry.settings
+    if not settings.validate_signature:
+        report.warning(entry.place("validate_signature"), "is false; everybody can log in as anybody")
+    if not settings.require_exp:
+        report.warning(entry.place("require_exp"), "is false; a token without exp logs in for ever")
+    if not settings.issuer:
         report.warning(
-            ("jwt", "allow_weak_secret"), f"is true; {', '.join(jwt.algorithm)} needs {need} bytes or more"
+            entry.place("issuer"), "is empty; any token signed with this key is accepted, whoever issued it"
         )
-    if jwt.email_claim:
+    if settings.allow_weak_secret:
+        need = max((MIN_SECRET_BYTES.get(name, 0) for name in settings.algorithm), default=0)
         report.warning(
-            ("jwt", "email_claim"), "is not used; no homeserver lets an application service set an address"
+            entry.place("allow_weak_secret"), f"is true; {', '.join(settings.algorithm)} needs {need} bytes or more"
         )
-    if jwt.avatar_claim:
-        report.warning(("jwt", "avatar_claim"), "only mxc:// addresses are set; others are left alone")
+    if settings.email_claim:
+        report.warning(
+            entry.place("email_claim"), "is not used; no homeserver lets an application service set an address"
+        )
+    if settings.avatar_claim:
+        report.warning(entry.place("avatar_claim"), "only mxc:// addresses are set; others are left alone")
+
+
+def _advise_on_shared(found: Sequence[Entry], secrets: Sequence[Sequence[str]], report: Report) -> None:
+    """Warn of an HMAC secret that two issuers have: each can sign as the other."""
+    holders: dict[str, Entry] = {}
+    for entry, own in zip(found, secrets, strict=True):
+        for secret in own if entry.settings.format in {"HMAC", "B64HMAC"} else ():
+            other = holders.setdefault(secret, entry)
+            if other is not entry:
+                report.warning(
+                    entry.table,
+                    f"has a secret of entry {other.table[-1]} too; each of the two can log in the other's users",
+                )

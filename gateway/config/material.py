@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pydantic import ValidationError
 
 from gateway.config.files import Files
 from gateway.config.problems import Report
-from gateway.config.tables import JwtSettings
+from gateway.config.tables import Entry, JwtSettings
 from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions.appservice import SessionSettings
@@ -18,42 +18,62 @@ ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 NO_KEYS: Final = KeySet((), frozenset())
 
 # The keys that must be right before the key material can be judged.
-_KEY_SETTINGS: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret")
+_KEY_SETTINGS: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret", "issuers")
 _MIN_AS_TOKEN: Final = 32
 
 
-def read_secrets(jwt: JwtSettings, files: Files, report: Report) -> list[str]:
-    """Return the key material, from the configuration or from its files."""
-    keys = ("jwt", "secret_file")
-    if jwt.secret and jwt.secret_file:
+def read_secrets(entry: Entry, files: Files, report: Report) -> list[str]:
+    """Return the key material of an issuer, from the configuration or from its files."""
+    keys, settings = entry.place("secret_file"), entry.settings
+    if settings.secret and settings.secret_file:
         report.problem(keys, "is set together with `secret`; keep one of the two")
-    if jwt.secret:
+    if settings.secret:
         files.warn_readable(files.configuration, "holds a secret")
-        return jwt.secret
-    return [text for name in jwt.secret_file if (text := files.read_secret(keys, name)) is not None]
+        return settings.secret
+    return [text for name in settings.secret_file if (text := files.read_secret(keys, name)) is not None]
 
 
-def make_key_set(jwt: JwtSettings, secrets: list[str], environment: Mapping[str, str], report: Report) -> KeySet:
-    """Return the keys that verify tokens; none where JWT login is off or signatures are not checked."""
-    if not jwt.enable or report.is_broken("jwt", *_KEY_SETTINGS):
+def make_key_set(entry: Entry, secrets: list[str], environment: Mapping[str, str], report: Report) -> KeySet:
+    """Return the keys that verify the tokens of an issuer; none where signatures are not checked."""
+    settings = entry.settings
+    if report.is_broken("jwt", *_KEY_SETTINGS):
         return NO_KEYS
-    if not jwt.validate_signature:
+    if not settings.validate_signature:
         if environment.get(ALLOW_UNSIGNED) != "1":
             report.problem(
-                ("jwt", "validate_signature"),
+                entry.place("validate_signature"),
                 "false lets everybody log in as anybody; take it out, or set"
                 f" {ALLOW_UNSIGNED}=1 in the environment of a test installation",
             )
         return NO_KEYS
-    if not secrets and jwt.secret_file:
+    if not secrets and settings.secret_file:
         return NO_KEYS  # reported where they were read
     try:
-        return build_key_set(jwt.format, secrets, jwt.algorithm, allow_weak_secret=jwt.allow_weak_secret)
+        return build_key_set(
+            settings.format, secrets, settings.algorithm, allow_weak_secret=settings.allow_weak_secret
+        )
     except UnfitKeys as error:
         for problem in error.problems:
-            key = "secret_file" if problem.key == "secret" and jwt.secret_file else problem.key
-            report.problem(("jwt", key), problem.text, problem.position)
+            key = "secret_file" if problem.key == "secret" and settings.secret_file else problem.key
+            report.problem(entry.place(key), problem.text, problem.position)
         return NO_KEYS
+
+
+def check_issuers(jwt: JwtSettings, found: Sequence[Entry], report: Report) -> None:
+    """Check that each of several issuers has a name of its own."""
+    if not jwt.issuers:
+        return
+    for key in ("issuer", "linked_issuers"):
+        if getattr(jwt, key):
+            report.problem(("jwt", key), "is for one issuer; where there are [[jwt.issuers]], write it there")
+    seen: dict[str, Entry] = {}
+    for entry in found:
+        if not entry.settings.issuer:
+            report.problem((*entry.table, "issuer"), "is missing; the `iss` of a token selects its entry by it")
+        for name in entry.settings.issuer:
+            if name in seen:
+                report.problem((*entry.table, "issuer"), f"{name!r} is that of entry {seen[name].table[-1]} too")
+            seen.setdefault(name, entry)
 
 
 def read_as_token(session: SessionSettings, files: Files, report: Report, *, needed: bool) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final, TypeAlias
 
 from pydantic_core import ErrorDetails
 
-# The names of a table, the tables in it, and the key.
+# The names of a table, the tables in it, and the key; a table of a list has its place in it, from 1.
 Keys: TypeAlias = tuple[str, ...]
 
 # pydantic's words for Python's types, and the words of TOML.
@@ -37,9 +38,16 @@ class Places:
         """Note the line of each key of the file."""
         places = cls(path)
         table: Keys = ()
+        entry: Keys = ()  # of a list of tables
+        count: Counter[Keys] = Counter()
         for number, line in enumerate(text.splitlines(), start=1):
-            if header := re.match(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]", line):
-                table = tuple(header[1].split("."))
+            if header := re.match(r"\s*(\[\[?)\s*([A-Za-z0-9_.-]+)\s*\]", line):
+                table = tuple(header[2].split("."))
+                if header[1] == "[[":
+                    count[table] += 1
+                    table = entry = (*table, str(count[table]))
+                elif entry and table[: len(entry) - 1] == entry[:-1]:
+                    table = (*entry, *table[len(entry) - 1 :])
                 places.known.setdefault(table, f"{path}:{number}")
             elif key := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
                 places.known.setdefault((*table, *key[1].split(".")), f"{path}:{number}")
@@ -55,8 +63,16 @@ class Places:
         """Return the line of a report; `position` counts in the list that a key holds, from 1."""
         lengths = range(len(keys), 0, -1)
         place = next((self.known[keys[:length]] for length in lengths if keys[:length] in self.known), str(self.path))
-        name = f"[{keys[0]}]" if len(keys) == 1 else f"[{keys[0]}] {'.'.join(keys[1:])}"
-        return f"{place}: {name}{'' if position is None else f' {position}'}: {text}"
+        return f"{place}: {_name(keys)}{'' if position is None else f' {position}'}: {text}"
+
+
+def _name(keys: Keys) -> str:
+    table, key = f"[{keys[0]}]", keys[1:]
+    for length, part in enumerate(keys):
+        if part.isdigit():
+            table, key = f"[[{'.'.join(keys[:length])}]] {part}", keys[length + 1 :]
+            break
+    return " ".join(part for part in (table, ".".join(key)) if part)
 
 
 @dataclass(slots=True)
@@ -75,8 +91,10 @@ class Report:
             self.problems.append(line)
 
     def warning(self, keys: Keys, text: str) -> None:
-        """Note what is unwise about a key."""
-        self.warnings.append(self.places.line(keys, text))
+        """Note what is unwise about a key, once where several issuers take it from one place."""
+        line = self.places.line(keys, text)
+        if line not in self.warnings:
+            self.warnings.append(line)
 
     def is_broken(self, table: str, *keys: str) -> bool:
         """Say whether one of the keys, or the whole table, is broken."""

@@ -26,7 +26,7 @@ def read_settings(path: Path, environment: Mapping[str, str]) -> tuple[Settings,
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise ConfigurationError([f"{path}: not TOML: {error}"]) from None
     report = Report(Places.of(path, text))
-    _rename_key(table, report)
+    _rename_keys(table, report)
     _override(table, environment, report)
     return _settings(table, report), report
 
@@ -40,17 +40,27 @@ def _read_text(path: Path) -> str:
         raise ConfigurationError([f"{path}: not UTF-8 text"]) from None
 
 
-def _rename_key(table: dict[str, Any], report: Report) -> None:
-    """Take `key` of the `[jwt]` table, as Palpo names it, for `secret`."""
+def _rename_keys(table: dict[str, Any], report: Report) -> None:
+    """Take `key` of the `[jwt]` table and of its issuers, as Palpo names it, for `secret`."""
     jwt = table.get("jwt")
-    if not isinstance(jwt, dict) or "key" not in jwt:
+    if not isinstance(jwt, dict):
         return
-    if "secret" in jwt:
-        report.problem(_KEY, "is set together with `secret`, which is its other name; keep one of the two")
+    _rename_key(jwt, ("jwt",), report)
+    issuers = jwt.get("issuers")
+    for position, inner in enumerate(issuers if isinstance(issuers, list) else (), start=1):
+        if isinstance(inner, dict):
+            _rename_key(inner, ("jwt", "issuers", str(position)), report)
+
+
+def _rename_key(table: dict[str, Any], keys: Keys, report: Report) -> None:
+    if "key" not in table:
+        return
+    if "secret" in table:
+        report.problem((*keys, "key"), "is set together with `secret`, which is its other name; keep one of the two")
     else:
         places = report.places
-        places.known[_SECRET] = places.known.get(_KEY, str(places.path))
-    jwt["secret"] = jwt.pop("key")
+        places.known[*keys, "secret"] = places.known.get((*keys, "key"), str(places.path))
+    table["secret"] = table.pop("key")
 
 
 def _override(table: dict[str, Any], environment: Mapping[str, str], report: Report) -> None:
@@ -99,8 +109,7 @@ def _settings(table: dict[str, Any], report: Report) -> Settings:
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
     for details in found:
-        keys = tuple(str(key) for key in details["loc"] if not isinstance(key, int))
-        position = next((part + 1 for part in details["loc"] if isinstance(part, int)), None)
+        keys, position = _place(details["loc"])
         report.problem(keys, explanation(details, keys, fields_of(keys[:-1])), position)
     report.broken = {tuple(str(part) for part in details["loc"][:2]) for details in found}
     rest = {
@@ -113,3 +122,17 @@ def _settings(table: dict[str, Any], report: Report) -> Settings:
         return Settings.model_validate(rest)
     except ValidationError:
         raise ConfigurationError(report.problems) from None
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[Keys, int | None]:
+    """Return the keys of what pydantic found, and the position in the list that the last one holds."""
+    keys: list[str] = []
+    position = None
+    for part in location:
+        if isinstance(part, str):
+            keys.append(part)
+        elif keys == ["jwt", "issuers"]:
+            keys.append(str(part + 1))
+        elif position is None:
+            position = part + 1
+    return tuple(keys), position

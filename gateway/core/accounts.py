@@ -71,14 +71,14 @@ def choose_account(rows: list[Account], identity: Identity) -> Account | None:
     if any(row.localpart == identity.localpart for row in rows):
         raise Refused(
             Refusal.IDENTITY_REFUSED,
-            reason=f"{identity.user_id} is owned by another subject, or another issuer",
+            reason=f"{identity.user_id} is owned by another subject, or another issuer; linked_issuers can join two",
         )
     return None
 
 
 def _owns(row: Account, identity: Identity) -> bool:
-    # Where issuers are not checked, the keys alone speak for the subject. A row without one is from such a time.
-    fits = not identity.issuer_matters or row.issuer in {identity.issuer, ""}
+    # Where issuers are not checked, the keys alone speak for the subject.
+    fits = not identity.issuer_matters or row.issuer == identity.issuer or row.issuer in identity.linked_issuers
     return fits and row.subject == identity.subject
 
 

@@ -6,13 +6,13 @@ one user.
 """
 
 import re
-import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import field_validator
 
 from gateway.core.claims import find_claim
+from gateway.core.template import Expression, Template, parse_template
 from gateway.core.tokens import Claims
 from gateway.errors import Refusal, Refused
 from gateway.settings import Table
@@ -25,8 +25,6 @@ _ALLOWED: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._=/+-")
 _UPPER_TO_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 # Appendix 'Server name'.
 _SERVER_NAME: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(:[0-9]{1,5})?")
-# A claim's name ends at the colon before the expression; a colon before `//` belongs to a name that is a URL.
-_CLAIM_NAME: Final = re.compile(r"(?:[^{}:]|:(?=//))+")
 
 
 def check_server_name(text: str) -> str:
@@ -34,82 +32,6 @@ def check_server_name(text: str) -> str:
     if not _SERVER_NAME.fullmatch(text):
         raise ValueError("not a server name; write it as in user ids, such as example.org")
     return text
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimPart:
-    """A part of a template that a claim fills: the whole value, or the first group of `expression`."""
-
-    claim: str
-    expression: re.Pattern[str] | None
-
-
-Template = tuple[str | ClaimPart, ...]
-
-
-def parse_template(text: str) -> Template:
-    """Read `literal{claim}{claim:regex}`; raises ValueError with what is wrong and where."""
-    parts: list[str | ClaimPart] = []
-    position = 0
-    while position < len(text):
-        opening = text.find("{", position)
-        literal = text[position:] if opening < 0 else text[position:opening]
-        if "}" in literal:
-            raise ValueError("a } without its {")
-        if literal:
-            parts.append(literal)
-        if opening < 0:
-            break
-        part, position = _parse_claim_part(text, opening + 1)
-        parts.append(part)
-    if not any(isinstance(part, ClaimPart) for part in parts):
-        raise ValueError("it names no claim, so that everybody would be the same user; write {sub}")
-    return tuple(parts)
-
-
-def _parse_claim_part(text: str, start: int) -> tuple[ClaimPart, int]:
-    name = _CLAIM_NAME.match(text, start)
-    if name is None:
-        raise ValueError("a { without the name of a claim behind it")
-    if text[name.end() : name.end() + 1] == "}":
-        return ClaimPart(name[0], None), name.end() + 1
-    end = _closing_brace(text, name.end() + 1)
-    source = text[name.end() + 1 : end]
-    expression = _compiled(source)
-    if expression.groups == 0:
-        raise ValueError(f"{source!r} has no group; put the part to take in parentheses")
-    return ClaimPart(name[0], expression), end + 1
-
-
-def _closing_brace(text: str, position: int) -> int:
-    depth = 1
-    while position < len(text):
-        if text[position] == "\\":
-            position += 1
-        elif text[position] in "{}":
-            depth += 1 if text[position] == "{" else -1
-            if depth == 0:
-                return position
-        position += 1
-    raise ValueError("a { without its }")
-
-
-def _compiled(source: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # what a later Python will read otherwise
-            return re.compile(source)
-    except (re.error, OverflowError, RecursionError, FutureWarning) as error:
-        raise ValueError(f"{source[:80]!r} is not a regular expression: {error}") from None
-
-
-def _expression(value: object) -> re.Pattern[str]:
-    if not isinstance(value, str):
-        raise ValueError("must be a regular expression in quotes")
-    return _compiled(value)
-
-
-Expression = Annotated[re.Pattern[str], BeforeValidator(_expression)]
 
 
 class IdentityRules(Table):
@@ -157,19 +79,30 @@ class UserMapping:
     server_name: str
     # Without configured issuers `iss` is not checked, so it must not tell two subjects apart either.
     issuer_matters: bool
+    # Other issuers whose accounts are also this one's; "" is the issuer of accounts from before it mattered.
+    linked_issuers: frozenset[str]
     template: Template
 
     @classmethod
-    def of(cls, rules: IdentityRules, claims: ClaimNames, server_name: str, *, issuer_matters: bool) -> "UserMapping":
+    def of(
+        cls,
+        rules: IdentityRules,
+        claims: ClaimNames,
+        server_name: str,
+        *,
+        issuer_matters: bool,
+        linked_issuers: frozenset[str] = frozenset(("",)),
+    ) -> "UserMapping":
         """Build the mapping, its template parsed once."""
-        return cls(rules, claims, server_name, issuer_matters, parse_template(rules.localpart))
+        return cls(rules, claims, server_name, issuer_matters, linked_issuers, parse_template(rules.localpart))
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who logs in: the subject as its issuer names it, and the Matrix user that it maps to.
 
-    `issuer` is "" for a token without one; only where `issuer_matters` was it checked.
+    `issuer` is "" for a token without one; only where `issuer_matters` was it checked. The same subject of a linked
+    issuer is the same person.
     """
 
     issuer: str
@@ -179,6 +112,7 @@ class Identity:
     display_name: str | None = None
     avatar: str | None = None
     issuer_matters: bool = True
+    linked_issuers: frozenset[str] = frozenset(("",))
 
 
 def identify(claims: Claims, mapping: UserMapping) -> Identity:
@@ -196,6 +130,7 @@ def identify(claims: Claims, mapping: UserMapping) -> Identity:
         display_name=_text_claim(claims, mapping.claims.display_name_claim),
         avatar=_text_claim(claims, mapping.claims.avatar_claim),
         issuer_matters=mapping.issuer_matters,
+        linked_issuers=mapping.linked_issuers,
     )
 
 
@@ -246,19 +181,34 @@ def fill_template(claims: Claims, subject: str, mapping: UserMapping) -> str:
 
 
 def fold(name: str, mapping: UserMapping) -> str:
-    """Return the localpart for a mapped name: without our server name, folded and escaped as configured."""
-    rules = mapping.rules
-    if rules.lowercase:
-        name = name.translate(_UPPER_TO_LOWER)
-    if name.startswith("@") and ":" in name:
-        localpart, _, server_name = name[1:].partition(":")
-        if server_name.translate(_UPPER_TO_LOWER) != mapping.server_name.translate(_UPPER_TO_LOWER):
-            raise Refused(Refusal.BAD_LOCALPART, "The user belongs to another server")
-        if rules.strip_server_name:
-            name = localpart
-    if rules.escape:
-        name = _escape(name)
-    return name
+    """Return the localpart for a mapped name: folded, without our server name, and escaped as configured."""
+    return escape(strip_server_name(lowercase(name, mapping), mapping), mapping)
+
+
+def lowercase(name: str, mapping: UserMapping) -> str:
+    """Fold A-Z, and nothing else, to lower case."""
+    return name.translate(_UPPER_TO_LOWER) if mapping.rules.lowercase else name
+
+
+def strip_server_name(name: str, mapping: UserMapping) -> str:
+    """Take a whole user id for its localpart; refuse one of another server, whatever the rules."""
+    if not (name.startswith("@") and ":" in name):
+        return name
+    localpart, _, server_name = name[1:].partition(":")
+    if server_name.translate(_UPPER_TO_LOWER) != mapping.server_name.translate(_UPPER_TO_LOWER):
+        raise Refused(Refusal.BAD_LOCALPART, "The user belongs to another server")
+    return localpart if mapping.rules.strip_server_name else name
+
+
+def escape(name: str, mapping: UserMapping) -> str:
+    """Write what a localpart can't have as `=xx` (appendix 'Mapping from other character sets')."""
+    if not mapping.rules.escape:
+        return name
+    escaped = "".join(
+        chr(byte) if chr(byte) in _ALLOWED and byte != ord("=") else f"={byte:02x}" for byte in name.encode()
+    )
+    # Ours: a leading underscore is reserved for bridges.
+    return "=5f" + escaped[1:] if escaped.startswith("_") else escaped
 
 
 def check_localpart(localpart: str, mapping: UserMapping) -> str:
@@ -283,14 +233,6 @@ def check_allowed(localpart: str, rules: IdentityRules) -> None:
         raise Refused(Refusal.IDENTITY_REFUSED, reason=f"localpart {localpart!r} is denied")
     if rules.allow and not any(pattern.fullmatch(localpart) for pattern in rules.allow):
         raise Refused(Refusal.IDENTITY_REFUSED, reason=f"localpart {localpart!r} is not allowed")
-
-
-def _escape(name: str) -> str:
-    # Appendix 'Mapping from other character sets'; the leading underscore is ours: it is reserved for bridges.
-    escaped = "".join(
-        chr(byte) if chr(byte) in _ALLOWED and byte != ord("=") else f"={byte:02x}" for byte in name.encode()
-    )
-    return "=5f" + escaped[1:] if escaped.startswith("_") else escaped
 
 
 def _text_claim(claims: Claims, path: str | None) -> str | None:

@@ -6,10 +6,10 @@ that the configuration chose (RFC 8725 3.1); `jwk`, `jku`, `x5u` and `x5c` of th
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from joserfc.errors import BadSignatureError, JoseError, UnsupportedAlgorithmError
 from joserfc.jws import JWSRegistry, deserialize_compact
@@ -21,6 +21,7 @@ from gateway.errors import Refusal, Refused
 from gateway.settings import OneOrMore, Table
 
 Claims: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 # Above 2^53 a JSON number is not exact (RFC 8259 6), and no date is that far away.
 _MAX_DATE: Final = 2**53
@@ -114,6 +115,24 @@ def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> byt
 def unverified_payload(token: str) -> bytes:
     """Return the payload of a token whose form `read_header` has seen; nothing vouches for it."""
     return _from_base64url(token.split(".")[1])
+
+
+def choose_issuer(token: str, by_name: Mapping[str, T]) -> T:
+    """Return the entry that the `iss` of a token names; its form must be right, nothing vouches for it yet.
+
+    The claim is checked again, like any other, once the keys of that entry have verified it (RFC 8725 3.8).
+    """
+    claims = read_claims(unverified_payload(token))
+    if "iss" not in claims:
+        raise Refused(Refusal.CLAIM_MISSING, "iss")
+    name = claims["iss"]
+    if not isinstance(name, str):
+        raise Refused(Refusal.CLAIM_INVALID, "iss")
+    if name not in by_name:
+        raise Refused(
+            Refusal.NO_KEY, "the issuer is not known here", reason=f"no entry has the issuer {name[:200]!r}"
+        )
+    return by_name[name]
 
 
 class _Registry(JWSRegistry):

@@ -108,6 +108,7 @@ class Pool:
         self._tls = ssl.create_default_context() if self.address.tls else None
         # Since when each is idle, by the loop's clock, in that order.
         self._idle: dict[Connection, float] = {}
+        self._closed = False
 
     def take(self) -> Connection | None:
         """Give a kept connection for one exchange, if there is one; it must come back by `give_back`."""
@@ -147,7 +148,7 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange came to its `finish`, and end any other."""
         now = connection.loop.time()
-        if connection.usable:
+        if connection.usable and not self._closed:
             self._idle[connection] = now
         else:
             connection.abort()
@@ -182,7 +183,8 @@ class Pool:
             ) from error
 
     async def close(self) -> None:
-        """End the idle connections."""
+        """End the idle connections, and each other one when its exchange ends."""
+        self._closed = True
         while self._idle:
             connection, _ = self._idle.popitem()
             connection.abort()

@@ -9,9 +9,9 @@ from gateway.storage.database import Database
 from gateway.upstream.homeserver import Homeserver
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Health:
-    """Answers the questions of supervisors and load balancers."""
+    """Answers the questions of supervisors and load balancers; a reload exchanges `homeserver`."""
 
     database: Database
     homeserver: Homeserver

@@ -174,14 +174,19 @@ def origin_form(request: web.BaseRequest) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-class _Server(web.Server):
+class Server(web.Server):
     """aiohttp's server with our side of a connection, and a bound on the connections of one address."""
 
     def __init__(self, gateway: Gateway) -> None:
-        settings = gateway.settings
-        super().__init__(gateway, handler_cancellation=True)
-        self._most = settings.max_connections_per_address
+        super().__init__(self._handle, handler_cancellation=True)
         self._open: Counter[str] = Counter()
+        self.use(gateway)
+
+    def use(self, gateway: Gateway) -> None:
+        """Have `gateway` handle the requests from now on, with its settings for new connections."""
+        settings = gateway.settings
+        self._gateway = gateway
+        self._most = settings.max_connections_per_address
         self._protocol = functools.partial(
             ClientProtocol,
             self,
@@ -197,21 +202,25 @@ class _Server(web.Server):
             read_bufsize=_READ_LIMIT,
         )
 
+    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return self._gateway(request)
+
     def __call__(self) -> web.RequestHandler:
+        """Return our side of a new connection."""
         return self._protocol()
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection, unless its address has as many as it may."""
         super().connection_made(handler, transport)
-        if self._most and (address := _address(handler)):
+        if address := _address(handler):
             self._open[address] += 1
-            if self._open[address] > self._most:
+            if 0 < self._most < self._open[address]:
                 transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Forget a connection."""
         super().connection_lost(handler, exc)
-        if self._most and (address := _address(handler)):
+        if address := _address(handler):
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
@@ -223,13 +232,10 @@ def _address(handler: web.RequestHandler) -> str:
 
 
 @asynccontextmanager
-async def listening(gateway: Gateway) -> AsyncIterator[Sequence[str]]:
+async def listening(server: Server, settings: ServerSettings) -> AsyncIterator[Sequence[str]]:
     """Serve on every configured address; at the end, requests get `drain_timeout` seconds to finish.
 
     Yields the addresses; raises `Unusable` for one that can't be had.
     """
-    settings = gateway.settings
-    async with sites(
-        _Server(gateway), settings.listen, settings.drain_timeout, reuse_port=settings.reuse_port
-    ) as addresses:
+    async with sites(server, settings.listen, settings.drain_timeout, reuse_port=settings.reuse_port) as addresses:
         yield addresses

@@ -1,6 +1,5 @@
 """Claims become the right Matrix user, or nobody."""
 
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from gateway.core.identity import (
     UserMapping,
     check_server_name,
     identify,
-    parse_template,
 )
 from gateway.errors import Refusal, Refused
 
@@ -148,28 +146,6 @@ def test_a_claim_of_the_template_that_is_missing_is_named() -> None:
     assert (caught.value.refusal, caught.value.detail) == (Refusal.CLAIM_MISSING, "name")
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("alice", "names no claim"),
-        ("", "names no claim"),
-        ("{", "without the name"),
-        ("{}", "without the name"),
-        ("{sub", "without its }"),
-        ("{sub:(a}", "not a regular expression"),
-        ("{sub:a}", "has no group"),
-        ("{sub:(a)", "without its }"),
-        ("a}{sub}", "a } without its {"),
-        ("{sub:(a{99999999999999})}", "not a regular expression"),
-        ("{sub:" + "(" * 3000 + ")" * 3000 + "}", "not a regular expression"),
-        ("{sub:([[a])}", "not a regular expression"),
-    ],
-)
-def test_a_template_that_can_mean_nothing_is_refused(text: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        parse_template(text)
-
-
 @pytest.mark.parametrize("name", ["allow", "deny"])
 @pytest.mark.parametrize("source", ["(", "a{99999999999999}", "(" * 3000 + ")" * 3000, "[[a]"])
 def test_a_list_entry_that_is_no_expression_is_refused(name: str, source: str) -> None:
@@ -204,12 +180,6 @@ def test_profile_claims_that_are_no_text_are_left_out() -> None:
     identity = mapped({"sub": "alice", "name": "Alice", "a": {"picture": 5}}, names)
 
     assert (identity.display_name, identity.avatar) == ("Alice", None)
-
-
-@given(st.text() | st.text("{}sub:()[\\a", max_size=12).map("{{sub:{}}}".format))
-def test_any_template_is_read_or_refused(text: str) -> None:
-    with suppress(ValueError):
-        assert parse_template(text)
 
 
 JSON = st.recursive(

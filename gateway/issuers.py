@@ -1,0 +1,42 @@
+"""The issuers that are believed: whose keys verify a token, by which rules, and which users its subjects are.
+
+The `iss` of a token that nothing vouches for yet only selects the entry; with the entry's keys verified, `iss` is
+checked like any other claim. So a token never meets keys or rules of another issuer (RFC 8725 3.8).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.core.accounts import AccountRules
+from gateway.core.identity import UserMapping
+from gateway.core.tokens import Claims, TokenRules, Trust, choose_issuer, read_header, verify
+from gateway.issuer_keys import FixedKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """One issuer, or several that share all of this."""
+
+    keys: FixedKeys
+    rules: TokenRules
+    mapping: UserMapping
+    accounts: AccountRules
+
+
+class Issuers:
+    """The issuers of the configuration. With `by_name` a token's `iss` selects; else there is one for all tokens."""
+
+    def __init__(self, issuers: Sequence[Issuer], *, by_name: bool) -> None:
+        self._only = None if by_name else issuers[0]
+        self._by_name = {name: issuer for issuer in issuers for name in issuer.rules.issuer}
+        self._max_token_bytes = max(issuer.rules.max_token_bytes for issuer in issuers)
+
+    async def verified(self, token: str, now: float) -> tuple[Issuer, Claims]:
+        """Return the claims of a token that passes every check, and the issuer whose checks these were.
+
+        `now` is in seconds since the epoch. Raises `Refused` with the first check that fails.
+        """
+        header = read_header(token, self._max_token_bytes)
+        issuer = self._only or choose_issuer(token, self._by_name)
+        key_set = await issuer.keys.for_token(header)
+        return issuer, verify(token, Trust(key_set, issuer.rules), now)
