@@ -7,7 +7,7 @@ core/                         decisions: plain functions and frozen values, no I
 storage/                      the only SQL
 upstream/                     the only calls to other servers
 issuers, issuer_keys          whose tokens are believed, and where the keys that verify them come from
-sign_in                       the story of a login: verify, identify, provide an account, open a session
+sign_in, profile              the story of a login: verify, identify, provide an account, open a session; its profile
 web/                          the only aiohttp.web: listeners, routes, login, relay, health
 app                           builds everything and runs it
 cli/                          the commands

@@ -17,13 +17,16 @@ from gateway.issuer_keys import FixedKeys
 from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger, get_logger
+from gateway.profile import Profile
 from gateway.sign_in import SignIn
 from gateway.storage.accounts import Accounts
+from gateway.storage.avatars import Avatars
 from gateway.storage.database import Database, open_database
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.images import Images
 from gateway.upstream.pool import Pool
 from gateway.upstream.sessions.appservice import AppserviceSessions
 from gateway.web.admin import Health
@@ -59,6 +62,7 @@ async def serve(configuration: Configuration) -> None:
     # Every waiting /sync takes two sockets, and the usual limit is 1024.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _warn(configuration, log)
     async with running(configuration, log) as gateway:
         log.info("listening", addresses=" ".join(gateway.addresses), homeserver=configuration.settings.homeserver.url)
         while True:
@@ -90,6 +94,7 @@ class _Parts:
     pool: Pool
     homeserver: Homeserver
     limits: Limits
+    images: Images
     gateway: Gateway
 
 
@@ -115,6 +120,7 @@ class Running:
             hint = "the configuration from before stays in use"
             log.error("reload_failed", problems=error.problems, hint=hint)  # noqa: TRY400 - a trace would say less
             return
+        _warn(configuration, log)
         self._parts = parts = _build(configuration, self._lasting, before)
         self._server.use(parts.gateway)
         self._health.homeserver = parts.homeserver
@@ -155,31 +161,36 @@ async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Ru
         yield gateway
 
 
+def _warn(configuration: Configuration, log: Logger) -> None:
+    for warning in configuration.warnings:
+        log.warning("configuration", warning=warning)
+
+
 def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | None) -> _Parts:
     """Build the parts for a configuration; those of `before` that it doesn't change stay, with what they know."""
     settings, log = configuration.settings, lasting.log
-    for warning in configuration.warnings:
-        log.warning("configuration", warning=warning)
     old = before and before.configuration.settings
     pool = before.pool if before and old and old.homeserver == settings.homeserver else Pool(settings.homeserver)
     limits = before.limits if before and old and old.limits == settings.limits else Limits(settings.limits)
+    images = before.images if before and old and old.profile == settings.profile else Images(settings.profile)
     homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
+    avatars = Avatars(lasting.database)
     sign_in = SignIn(
         issuers=Issuers(
             [_issuer(issuer, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
         ),
-        profile=settings.profile,
         limits=limits,
         accounts=Accounts(lasting.database),
         last_seen=lasting.last_seen,
         used_tokens=UsedTokens(lasting.database),
         homeserver=homeserver,
         sessions=AppserviceSessions(homeserver),
+        profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),
         background=lasting.background,
         now=time.time,
         log=log,
     )
-    return _Parts(configuration, pool, homeserver, limits, _gateway(configuration, sign_in, pool, log))
+    return _Parts(configuration, pool, homeserver, limits, images, _gateway(configuration, sign_in, pool, log))
 
 
 def _issuer(configured: ConfiguredIssuer, log: Logger) -> Issuer:

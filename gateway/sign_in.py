@@ -8,7 +8,7 @@ once, end with one account and with both logins done. No transaction is open whi
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from gateway.core.accounts import (
     Account,
@@ -29,7 +29,7 @@ from gateway.errors import Refusal, Refused
 from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger
-from gateway.settings import Table
+from gateway.profile import Profile
 from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
@@ -38,17 +38,8 @@ from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMad
 from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
 
-When = Literal["never", "first_login", "every_login"]
-
 # How often a row that another login writes is looked at, in seconds; a registration takes 0.05 s or more.
 _LOOK_AGAIN: Final = 0.05
-
-
-class ProfileSettings(Table):
-    """The `[profile]` table: when display name and avatar are set from the token's claims."""
-
-    display_name: When = "first_login"
-    avatar: When = "first_login"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +68,13 @@ class SignIn:
     """Logs users in; every part is what the configuration made of it. `now` gives seconds since the epoch."""
 
     issuers: Issuers
-    profile: ProfileSettings
     limits: Limits
     accounts: Accounts
     last_seen: LastSeen
     used_tokens: UsedTokens
     homeserver: Homeserver
     sessions: AppserviceSessions
+    profile: Profile
     background: Background
     now: Callable[[], float]
     log: Logger
@@ -125,7 +116,7 @@ class SignIn:
                 await self._give_back(who)
             raise
         self.last_seen.note(account.localpart, now)
-        self._set_profile_beside(account, identity, made=made)
+        self.profile.set_beside(account.localpart, identity, made=made)
         self.log.info(
             "login",
             user_id=self._user_id(account),
@@ -243,25 +234,6 @@ class SignIn:
                 Refusal.HOMESERVER_REFUSES_GATEWAY,
                 reason="the homeserver does not know a user that it has just registered",
             ) from None
-
-    def _set_profile_beside(self, account: Account, identity: Identity, *, made: bool) -> None:
-        """Set the profile beside the answer: it neither slows nor fails a login."""
-        occasions = {"every_login", "first_login"} if made else {"every_login"}
-        name = identity.display_name if self.profile.display_name in occasions else None
-        avatar = identity.avatar if self.profile.avatar in occasions else None
-        if avatar and not avatar.startswith("mxc://"):
-            avatar = None
-        if name or avatar:
-            self.background.leave(self._set_profile(self._user_id(account), name, avatar), "profile")
-
-    async def _set_profile(self, user_id: str, name: str | None, avatar: str | None) -> None:
-        try:
-            if name:
-                await self.homeserver.set_display_name(user_id, name)
-            if avatar:
-                await self.homeserver.set_avatar(user_id, avatar)
-        except (Refused, HomeserverAnswered) as error:
-            self.log.warning("profile_not_set", user_id=user_id, reason=str(error))
 
     def _user_id(self, account: Account) -> str:
         return f"@{account.localpart}:{self.homeserver.server_name}"

@@ -89,6 +89,7 @@ class User:
     """An account."""
 
     display_name: str | None = None
+    avatar: str | None = None
     password: str | None = None
     deactivated: bool = False
     locked: bool = False
@@ -109,6 +110,7 @@ class FakeHomeserver:
         self.flavour = flavour
         self.users: dict[str, User] = {}
         self.sessions: dict[str, str] = {}
+        self.media: dict[str, tuple[str, bytes]] = {}
         self.seen: list[Seen] = []
         self.faults: dict[str, Fault] = {}
         self.answers: dict[str, Callable[[], web.Response]] = {}
@@ -193,6 +195,7 @@ class FakeHomeserver:
             ("GET", "login"): self._flows,
             ("GET", "profile"): self._profile,
             ("PUT", "profile"): self._set_profile,
+            ("POST", "upload"): self._upload,
             ("GET", "whoami"): self._whoami,
             ("GET", "version"): self._version,
             ("GET", "versions"): self._versions,
@@ -265,8 +268,16 @@ class FakeHomeserver:
 
     def _set_profile(self, seen: Seen) -> web.Response:
         self._check_appservice(seen)
-        self.users[self._named(seen.path)].display_name = seen.json().get("displayname")
+        user, body = self.users[self._named(seen.path)], seen.json()
+        user.display_name = body.get("displayname", user.display_name)
+        user.avatar = body.get("avatar_url", user.avatar)
         return self._json({})
+
+    def _upload(self, seen: Seen) -> web.Response:
+        self._check_appservice(seen)
+        mxc = f"mxc://{SERVER_NAME}/media{next(self._numbers)}"
+        self.media[mxc] = (seen.values("content-type")[0].decode(), seen.body)
+        return self._json({"content_uri": mxc})
 
     def _whoami(self, seen: Seen) -> web.Response:
         tokens = seen.values("authorization")

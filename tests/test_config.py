@@ -320,8 +320,28 @@ def test_what_is_unwise_is_a_warning(tmp_path: Path) -> None:
         "gateway.toml:5: [session] as_token: has 5 characters; it is worth the whole server, so use 32 or more",
         "gateway.toml:6: [jwt] require_exp: is false; a token without exp logs in for ever",
         "gateway.toml:6: [jwt] issuer: is empty; any token signed with this key is accepted, whoever issued it",
-        "gateway.toml:8: [jwt] email_claim: is not used; no homeserver lets an application service set an address",
+        (
+            "gateway.toml:8: [jwt] email_claim: is not used; homeservers let only an administrator, or users who"
+            " confirm it, add an e-mail address"
+        ),
     ]
+
+
+def test_images_from_anywhere_are_warned_of_until_their_hosts_are_named(tmp_path: Path) -> None:
+    text = GOOD + 'avatar_claim = "picture"\n[profile]\n'
+
+    assert any("[jwt] avatar_claim: images are fetched" in warning for warning in read(tmp_path, text).warnings)
+    for mend in ('avatar_hosts = ["id.example.org"]\n', 'avatar = "never"\n'):
+        assert not any("avatar_claim" in warning for warning in read(tmp_path, text + mend).warnings)
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "https://id.example.org", "id.example.org/", "a b", "a:0", "a:99999", "a:b", "u@a", "[::1", "*"]
+)
+def test_a_host_of_images_that_can_be_none_is_a_problem(tmp_path: Path, entry: str) -> None:
+    (problem,) = problems(tmp_path, GOOD + f"[profile]\navatar_hosts = [{json.dumps(entry)}]\n")
+
+    assert "[profile] avatar_hosts: write HOST or HOST:PORT" in problem
 
 
 def test_unsigned_tokens_need_a_word_in_the_environment_and_are_warned_of(tmp_path: Path) -> None:

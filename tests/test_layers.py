@@ -17,6 +17,7 @@ LEVELS = (
     {"storage", "upstream"},
     {"issuer_keys"},
     {"issuers"},
+    {"profile"},
     {"sign_in"},
     {"web"},
     {"config"},

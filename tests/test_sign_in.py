@@ -449,57 +449,6 @@ async def test_a_client_that_goes_away_leaves_nothing_half_done(
     assert (await gateway.log_in(mint())).status == 200
 
 
-async def test_the_display_name_is_set_on_the_first_login_only(
-    gateway: RunningGateway, homeserver: FakeHomeserver
-) -> None:
-    assert (await gateway.log_in(mint(name="Alice \u00c4"))).status == 200
-    await until(lambda: homeserver.users["alice"].display_name == "Alice \u00c4")
-    assert (await gateway.log_in(mint(name="Other"))).status == 200
-    await asyncio.sleep(0.05)
-    assert homeserver.users["alice"].display_name == "Alice \u00c4"
-
-
-async def test_the_display_name_of_an_account_that_was_there_stays(
-    gateway: RunningGateway, homeserver: FakeHomeserver
-) -> None:
-    homeserver.users["alice"] = User(display_name="of a person")
-    for _ in range(2):
-        assert (await gateway.log_in(mint(name="of the token"))).status == 200
-    await asyncio.sleep(0.05)
-    assert homeserver.users["alice"].display_name == "of a person"
-
-
-async def test_the_display_name_of_an_account_whose_registration_broke_off_is_set(
-    tmp_path: Path, homeserver: FakeHomeserver
-) -> None:
-    homeserver.faults["register"] = Fault(breaks="after")
-    jwt = {"display_name_claim": "name"}
-    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE, jwt=jwt) as gateway:
-        assert [(await gateway.log_in(mint(name="A"))).status for _ in range(2)] == [502, 200]
-        await until(lambda: homeserver.users["alice"].display_name == "A")
-
-
-async def test_the_profile_is_set_on_every_login_where_configured(tmp_path: Path, homeserver: FakeHomeserver) -> None:
-    jwt = {"display_name_claim": "name", "avatar_claim": "picture"}
-    profile = {"display_name": "every_login", "avatar": "every_login"}
-    async with running_gateway(tmp_path, homeserver.url, jwt=jwt, profile=profile) as gateway:
-        for picture in ("https://example.org/a.png", "mxc://example.org/a"):
-            assert (await gateway.log_in(mint(name="A", picture=picture))).status == 200
-    assert len(homeserver.to("/displayname")) == 2
-    assert [seen.json() for seen in homeserver.to("/avatar_url")] == [{"avatar_url": "mxc://example.org/a"}]
-
-
-@pytest.mark.parametrize(
-    "fault", [Fault((403, "M_FORBIDDEN")), Fault((429, "M_LIMIT_EXCEEDED")), Fault(breaks="head", times=2)]
-)
-async def test_a_profile_that_can_not_be_set_fails_no_login(
-    fault: Fault, gateway: RunningGateway, homeserver: FakeHomeserver
-) -> None:
-    homeserver.faults["profile"] = Fault(fault.answer, breaks=fault.breaks, times=fault.times)
-    assert (await gateway.log_in(mint(name="A"))).status == 200
-    await until(lambda: "profile_not_set" in gateway.log)
-
-
 async def test_a_session_of_another_user_is_never_handed_out(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     async with running_gateway(tmp_path, homeserver.url, homeserver={"server_name": "other.example"}) as gateway:
         answer = await gateway.log_in(mint())

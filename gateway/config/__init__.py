@@ -89,7 +89,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
             ]
         as_token = read_as_token(settings.session, files, report, needed=settings.jwt.enable)
     database = find_database(settings.database, files, report)
-    advise(settings.jwt, found, secrets, report)
+    advise(settings, found, secrets, report)
     if report.problems:
         raise ConfigurationError(report.problems)
     return Configuration(

@@ -3,24 +3,26 @@
 from collections.abc import Sequence
 
 from gateway.config.problems import Report
-from gateway.config.tables import Entry, JwtSettings
+from gateway.config.tables import Entry, Settings
 from gateway.core.keys import MIN_SECRET_BYTES
+from gateway.profile import ProfileSettings
 
 
-def advise(jwt: JwtSettings, found: Sequence[Entry], secrets: Sequence[Sequence[str]], report: Report) -> None:
+def advise(settings: Settings, found: Sequence[Entry], secrets: Sequence[Sequence[str]], report: Report) -> None:
     """Warn of what lets in more than an operator may think, and of keys that do nothing.
 
     `secrets` are the key material of each issuer that was found.
     """
+    jwt = settings.jwt
     if not jwt.enable:
         report.warning(("jwt", "enable"), "is false; the gateway only passes requests on")
         return
     for entry in found:
-        _advise_on(entry, report)
+        _advise_on(entry, settings.profile, report)
     _advise_on_shared(found, secrets, report)
 
 
-def _advise_on(entry: Entry, report: Report) -> None:
+def _advise_on(entry: Entry, profile: ProfileSettings, report: Report) -> None:
     settings = entry.settings
     if not settings.validate_signature:
         report.warning(entry.place("validate_signature"), "is false; everybody can log in as anybody")
@@ -37,10 +39,14 @@ def _advise_on(entry: Entry, report: Report) -> None:
         )
     if settings.email_claim:
         report.warning(
-            entry.place("email_claim"), "is not used; no homeserver lets an application service set an address"
+            entry.place("email_claim"),
+            "is not used; homeservers let only an administrator, or users who confirm it, add an e-mail address",
         )
-    if settings.avatar_claim:
-        report.warning(entry.place("avatar_claim"), "only mxc:// addresses are set; others are left alone")
+    if settings.avatar_claim and profile.avatar != "never" and not profile.avatar_hosts:
+        report.warning(
+            entry.place("avatar_claim"),
+            "images are fetched from any public address that it names; name your own hosts in [profile] avatar_hosts",
+        )
 
 
 def _advise_on_shared(found: Sequence[Entry], secrets: Sequence[Sequence[str]], report: Report) -> None:

@@ -12,8 +12,8 @@ from gateway.core.keys import Format
 from gateway.core.tokens import TokenRules
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
+from gateway.profile import ProfileSettings
 from gateway.settings import OneOrMore, Table
-from gateway.sign_in import ProfileSettings
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.homeserver import HomeserverSettings
 from gateway.upstream.sessions.appservice import SessionSettings

@@ -33,3 +33,13 @@ used_tokens = Table(
     Column("expires_at", BigInteger, index=True),
     PrimaryKeyConstraint("issuer", "token_id"),
 )
+
+# The avatar that a claim gave a user. Digests in place of address and image: an address may hold a secret.
+avatars = Table(
+    "avatars",
+    metadata,
+    Column("localpart", String, primary_key=True),
+    Column("source", String, nullable=False),
+    Column("content", String, nullable=False),
+    Column("mxc", String, nullable=False),
+)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator
 
+from gateway.core.avatars import is_mxc
 from gateway.core.headers import Field
 from gateway.core.identity import check_server_name
 from gateway.errors import Refusal, Refused
@@ -78,14 +79,16 @@ class Homeserver:
 
         `repeat`: it may reach the homeserver twice without harm.
         """
-        fields = [
+        octets = json.dumps(body).encode() if body is not None else b""
+        fields = [*self._fields("application/json"), *client]
+        return await self.pool.call(method, target, fields, octets, repeat=repeat)
+
+    def _fields(self, media_type: str) -> list[Field]:
+        return [
             (b"Host", self.pool.address.authority.encode()),
             (b"Authorization", f"Bearer {self.as_token}".encode()),
-            (b"Content-Type", b"application/json"),
-            *client,
+            (b"Content-Type", media_type.encode()),
         ]
-        octets = json.dumps(body).encode() if body is not None else b""
-        return await self.pool.call(method, target, fields, octets, repeat=repeat)
 
     async def ask(self, target: str) -> Reply:
         """Ask what the homeserver tells anybody, without our token: Synapse takes one for a federation signature."""
@@ -173,6 +176,17 @@ class Homeserver:
         quoted = quote(user_id, safe="")
         await self._set_profile(quoted, "avatar_url", {"avatar_url": mxc})
 
+    async def upload(self, user_id: str, media_type: str, octets: bytes) -> str:
+        """Put a user's content into the media repository and return its name (`mxc://`)."""
+        target = f"/_matrix/media/v3/upload?user_id={quote(user_id, safe='')}"
+        reply = await self.pool.call("POST", target, self._fields(media_type), octets)
+        if reply.status != 200:
+            raise classified(reply, "upload the avatar")
+        mxc = reply.json().get("content_uri")
+        if not isinstance(mxc, str) or not is_mxc(mxc):
+            raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason="the homeserver took the avatar but named nothing")
+        return mxc
+
     async def _set_profile(self, quoted: str, key: str, body: dict[str, Any]) -> None:
         reply = await self.call("PUT", f"/_matrix/client/v3/profile/{quoted}/{key}?user_id={quoted}", body)
         if reply.status != 200:
@@ -215,7 +229,9 @@ _HINT_NO_LOGIN: Final = (
     "it has no login for application services (as behind Matrix Authentication Service);"
     ' method = "appservice" can\'t work there'
 )
+_HINT_SIZE: Final = "it takes no body of this size: set [profile] avatar_max_bytes below the size that it allows"
 _HINTS: Final = {
+    "M_TOO_LARGE": _HINT_SIZE,
     "M_UNKNOWN_TOKEN": _HINT_TOKEN,
     "M_MISSING_TOKEN": _HINT_TOKEN,
     "M_UNAUTHORIZED": _HINT_TOKEN,

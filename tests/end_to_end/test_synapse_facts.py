@@ -150,6 +150,21 @@ async def test_logout_all_for_a_user_ends_every_token_of_his(synapse: "RealSynap
         assert (await synapse.whoami(session.body["access_token"])).outcome == (401, "M_UNKNOWN_TOKEN")
 
 
+async def test_the_application_service_can_not_give_a_user_an_e_mail_address(
+    synapse: "RealSynapse", localpart: str
+) -> None:
+    await synapse.register(localpart)
+    user_id = quote(synapse.user_id(localpart), safe="")
+    asking = f"/_matrix/client/v3/account/3pid/add?user_id={user_id}"
+    added = await synapse.call("POST", asking, synapse.as_token, {"client_secret": "a", "sid": "1"})
+    target = f"/_synapse/admin/v2/users/{user_id}"
+    wanted = {"threepids": [{"medium": "email", "address": "alice@example.org"}]}
+
+    assert added.status >= 400  # a 500: it needs the user's own session, to ask who it is
+    assert (await synapse.call("PUT", target, synapse.as_token, wanted)).outcome == (403, "M_FORBIDDEN")
+    assert (await synapse.call("GET", target, synapse.admin_token)).body["threepids"] == []
+
+
 async def test_the_flows_know_nothing_of_json_web_tokens(synapse: "RealSynapse") -> None:
     flows = (await synapse.call("GET", "/_matrix/client/v3/login")).body["flows"]
 

@@ -4,29 +4,22 @@ Rule: the tests' own authority is trusted as an operator would do it, by SSL_CER
 """
 
 import asyncio
-import datetime as dt
-import ipaddress
-import ssl
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.errors import Refusal, Refused
 from gateway.upstream.pool import Pool, PoolSettings
+from tests.authority import LOOPBACK, Authority
 from tests.raw_http import RawServer, Script, connected, exchange, read_message, reset
 from tests.running_gateway import running_gateway
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HOST = [(b"Host", b"h")]
-LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 GET = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"
@@ -38,66 +31,6 @@ Runner = Callable[[Main], None]
 
 # The gateway runs on uvloop, whose TLS is not asyncio's.
 on_each_loop = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-
-
-@dataclass(frozen=True)
-class Authority:
-    """Signs certificates for servers."""
-
-    folder: Path
-    key: ec.EllipticCurvePrivateKey
-    name: x509.Name
-
-    def server(self, *names: x509.GeneralName) -> ssl.SSLContext:
-        """What a server needs that goes by these names."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        path = self.folder / "server.pem"
-        path.write_bytes(
-            certificate(self.name, self.key, key, x509.SubjectAlternativeName(names))
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
-
-
-def certificate(
-    issuer: x509.Name, signing: ec.EllipticCurvePrivateKey, key: ec.EllipticCurvePrivateKey, *more: x509.ExtensionType
-) -> bytes:
-    """A certificate for today, the issuer's own when `more` says so."""
-    now = dt.datetime.now(dt.UTC)
-    itself = signing is key
-    name = issuer if itself else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
-    builder = (
-        x509.CertificateBuilder(issuer_name=issuer, subject_name=name, public_key=key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=itself, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
-    )
-    for extension in more:
-        builder = builder.add_extension(extension, critical=False)
-    return builder.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Authority:
-    """An authority that nobody trusts."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the tests")])
-    return Authority(tmp_path, ec.generate_private_key(ec.SECP256R1()), name)
-
-
-@pytest.fixture
-def authority(stranger: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """An authority that the gateway trusts."""
-    path = stranger.folder / "authority.pem"
-    path.write_bytes(certificate(stranger.name, stranger.key, stranger.key))
-    monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    return stranger
 
 
 def pool_of(server: RawServer) -> Pool:

@@ -1,0 +1,34 @@
+"""Which avatar was set for whom, so that one that stays is neither fetched nor uploaded again."""
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.sqlite import insert
+
+from gateway.core.avatars import Avatar
+from gateway.storage.database import Database
+from gateway.storage.schema import avatars
+
+_FIND = select(avatars.c.source, avatars.c.content, avatars.c.mxc).where(
+    avatars.c.localpart == bindparam("localpart")
+)
+
+
+class Avatars:
+    """One row for each user whose avatar came from a claim. Raises `Refused` when the database can't."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, localpart: str) -> Avatar:
+        """Return what is known of a user's avatar, an empty `Avatar` if nothing is."""
+        rows = await self._database.rows(_FIND, localpart=localpart)
+        return Avatar(*rows[0]) if rows else Avatar()
+
+    async def note(self, localpart: str, avatar: Avatar) -> None:
+        """Keep this of a user's avatar, in place of what was known."""
+        values = {"source": avatar.source, "content": avatar.content, "mxc": avatar.mxc}
+        async with self._database.connect() as connection:
+            await connection.execute(
+                insert(avatars)
+                .values(localpart=localpart, **values)
+                .on_conflict_do_update(index_elements=[avatars.c.localpart], set_=values)
+            )
