@@ -182,7 +182,7 @@ def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | Non
         limits=limits,
         accounts=Accounts(lasting.database),
         last_seen=lasting.last_seen,
-        used_tokens=UsedTokens(lasting.database),
+        used_tokens=UsedTokens(lasting.database, lasting.background),
         homeserver=homeserver,
         sessions=AppserviceSessions(homeserver),
         profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),

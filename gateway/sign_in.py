@@ -107,7 +107,7 @@ class SignIn:
         account = None
         try:
             account = choose_account(await self.accounts.find(identity), identity)
-            await self._use_up(who, now)
+            await self._use_up(who, request, now)
             account, made = await self._admit(who, account)
             reply = await self._open_session(account, issuer.accounts, request, client)
         except (Refused, HomeserverAnswered) as error:
@@ -139,11 +139,13 @@ class SignIn:
                 await self._give_back(who)
             raise
 
-    async def _use_up(self, who: _Verified, now: float) -> None:
+    async def _use_up(self, who: _Verified, request: LoginRequest, now: float) -> None:
         rules = who.issuer.rules
-        if rules.single_use and not await self.used_tokens.use(
-            who.identity.issuer, who.claims["jti"], last_valid_moment(who.claims, rules), now
-        ):
+        if not rules.single_use:
+            return
+        device_id = request.device_id if rules.single_use_grace else None
+        ends = last_valid_moment(who.claims, rules)
+        if not await self.used_tokens.use(who.identity.issuer, who.claims["jti"], ends, now, device_id):
             raise Refused(Refusal.ALREADY_USED, reason="single_use is on")
 
     async def _give_back(self, who: _Verified) -> None:

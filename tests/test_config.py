@@ -344,6 +344,29 @@ def test_a_host_of_images_that_can_be_none_is_a_problem(tmp_path: Path, entry: s
     assert "[profile] avatar_hosts: write HOST or HOST:PORT" in problem
 
 
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [
+        ("single_use = true", True),
+        ("single_use = true\nrequire_exp = true\nvalidate_exp = false", True),
+        ("single_use = true\nrequire_exp = true", False),
+        ("single_use = true\nmax_token_age = 600", False),
+        ("single_use = false", False),
+    ],
+)
+def test_used_tokens_that_are_kept_for_ever_are_a_warning(tmp_path: Path, keys: str, *, warned: bool) -> None:
+    warnings = read(tmp_path, f"{GOOD}{keys}\n").warnings
+
+    assert any("a token that never expires is remembered for ever; set require_exp" in w for w in warnings) is warned
+
+
+@pytest.mark.parametrize(("single_use", "warned"), [("true", False), ("false", True)])
+def test_a_grace_for_nothing_is_a_warning(tmp_path: Path, single_use: str, *, warned: bool) -> None:
+    warnings = read(tmp_path, f"{GOOD}single_use_grace = true\nsingle_use = {single_use}\n").warnings
+
+    assert any("[jwt] single_use_grace: does nothing without single_use" in w for w in warnings) is warned
+
+
 def test_unsigned_tokens_need_a_word_in_the_environment_and_are_warned_of(tmp_path: Path) -> None:
     configuration = read(tmp_path, BASE + "validate_signature = false\n", **{ALLOW_UNSIGNED: "1"})
 

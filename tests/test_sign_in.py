@@ -417,6 +417,74 @@ async def test_a_session_that_may_have_been_opened_uses_the_token_up(
         assert [(await gateway.log_in(token)).status for _ in range(2)] == [502, 403]
 
 
+async def test_a_client_that_lost_the_answer_gets_a_session_for_the_same_device(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    jwt = {"single_use": True, "single_use_grace": True}
+    token = mint(jti="1")
+    homeserver.faults["login"] = Fault(breaks="after")
+    async with running_gateway(tmp_path, homeserver.url, jwt=jwt) as gateway:
+        answers = [
+            await gateway.log_in(token, device_id="A"),
+            await gateway.log_in(token, device_id="A"),
+            await gateway.log_in(token, device_id="B"),
+            await gateway.log_in(token),
+        ]
+    assert [answer.status for answer in answers] == [502, 200, 403, 403]
+    assert answers[1].body["device_id"] == "A"
+
+
+async def test_of_two_gateways_the_same_device_gets_its_session_at_both(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    jwt = {"single_use": True, "single_use_grace": True}
+    token = mint(jti="1")
+    async with (
+        running_gateway(tmp_path, homeserver.url, jwt=jwt) as one,
+        running_gateway(tmp_path, homeserver.url, jwt=jwt) as other,
+    ):
+        answers = await asyncio.gather(
+            *(each.log_in(token, device_id=device) for device in "AB" for each in (one, other) * 3)
+        )
+    statuses = [answer.status for answer in answers]
+    assert sorted([statuses[:6], statuses[6:]]) == [[200] * 6, [403] * 6]
+
+
+@pytest.mark.parametrize(("jwt", "device"), [({}, {"device_id": "A"}), ({"single_use_grace": True}, {})])
+async def test_without_the_grace_or_without_a_device_a_token_logs_in_once(
+    jwt: dict[str, bool], device: dict[str, str], tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    token = mint(jti="1")
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True, **jwt}) as gateway:
+        assert [(await gateway.log_in(token, **device)).status for _ in range(2)] == [200, 403]
+
+
+async def test_a_token_that_has_expired_meanwhile_does_not_come_again(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    jwt = {"single_use": True, "single_use_grace": True, "leeway": 0}
+    token = mint(jti="1", exp=int(time.time()) + 2)
+    async with running_gateway(tmp_path, homeserver.url, jwt=jwt) as gateway:
+        first = await gateway.log_in(token, device_id="A")
+        await asyncio.sleep(2.1)
+        second = await gateway.log_in(token, device_id="A")
+    assert (first.status, second.status) == (200, 403)
+    assert second.body["error"] == "JWT validation failed: expired_token: The token is expired"
+
+
+async def test_a_repetition_that_fails_does_not_give_the_token_to_another_device(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    jwt = {"single_use": True, "single_use_grace": True}
+    token = mint(jti="1")
+    async with running_gateway(tmp_path, homeserver.url, jwt=jwt) as gateway:
+        assert (await gateway.log_in(token, device_id="A")).status == 200
+        await homeserver.stop()
+        assert (await gateway.log_in(token, device_id="A")).status == 502
+        await homeserver.start()
+        assert [(await gateway.log_in(token, device_id=device)).status for device in "BA"] == [403, 200]
+
+
 async def test_a_used_token_stays_used_after_a_restart(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     token = mint(jti="1")
     for status in (200, 403):

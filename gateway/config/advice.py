@@ -37,6 +37,12 @@ def _advise_on(entry: Entry, profile: ProfileSettings, report: Report) -> None:
         report.warning(
             entry.place("allow_weak_secret"), f"is true; {', '.join(settings.algorithm)} needs {need} bytes or more"
         )
+    if settings.single_use and not settings.max_token_age and not (settings.require_exp and settings.validate_exp):
+        report.warning(
+            entry.place("single_use"), "a token that never expires is remembered for ever; set require_exp"
+        )
+    if settings.single_use_grace and not settings.single_use:
+        report.warning(entry.place("single_use_grace"), "does nothing without single_use")
     if settings.email_claim:
         report.warning(
             entry.place("email_claim"),

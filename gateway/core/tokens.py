@@ -40,6 +40,7 @@ class TokenRules(Table):
     leeway: int = Field(60, ge=0, le=_MAX_DATE)
     max_token_age: int = Field(0, ge=0, le=_MAX_DATE)
     single_use: bool = False
+    single_use_grace: bool = False
     token_type: str | None = None
     max_token_bytes: int = Field(16384, ge=64, le=1024 * 1024)
 

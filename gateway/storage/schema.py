@@ -31,6 +31,10 @@ used_tokens = Table(
     Column("issuer", String, nullable=False),
     Column("token_id", String, nullable=False),
     Column("expires_at", BigInteger, index=True),
+    # When it was first used, for which device if its use may be repeated, and how often it was.
+    Column("used_at", BigInteger),
+    Column("device_id", String),
+    Column("repeats", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("issuer", "token_id"),
 )
 

@@ -56,6 +56,16 @@ def refusal(claims: dict[str, Any], names: dict[str, Any] | None = None, **rules
         ({"sub": "al", "scope": "openid a"}, {"required_claims": {"scope": "a"}}, {}, "al"),
         ({"sub": "al", "n": True}, {"required_claims": {"n": 1}}, {}, None),
         ({"sub": "al", "n": 1}, {"required_claims": {"n": 1}}, {}, "al"),
+        ({"sub": "al", "n": 2}, {"required_claims": {"n": [1, 2]}}, {}, "al"),
+        ({"sub": "al", "n": "1"}, {"required_claims": {"n": 1}}, {}, None),
+        ({"sub": "al", "v": False}, {"required_claims": {"v": True}}, {}, None),
+        ({"sub": "al", "groups": []}, {"required_claims": {"groups": "a"}}, {}, None),
+        ({"sub": "al", "groups": "ab"}, {"required_claims": {"groups": "a"}}, {}, None),
+        ({"sub": "al", "groups": "b a"}, {"required_claims": {"groups": "a"}}, {}, None),
+        ({"sub": "al", "scope": "aa"}, {"required_claims": {"scope": "a"}}, {}, None),
+        ({"sub": "al", "r": {"roles": ["a"]}}, {"required_claims": {"r.roles": "a"}}, {}, "al"),
+        ({"sub": "al", "r": ["roles"]}, {"required_claims": {"r.roles": "a"}}, {}, None),
+        ({"sub": "al", "a": 1}, {"required_claims": {"a": 1, "b": 1}}, {}, None),
     ],
 )
 def test_a_subject_gets_its_localpart(

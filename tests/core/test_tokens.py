@@ -219,6 +219,8 @@ def test_what_cannot_be_read_says_why(token: str, why: str) -> None:
         ({"iat": NOW + 61}, {}, (Refusal.ISSUED_IN_FUTURE, "")),
         ({"iat": NOW - 100}, {"max_token_age": 40}, None),
         ({"iat": NOW - 101}, {"max_token_age": 40}, (Refusal.EXPIRED, "")),
+        ({"iat": NOW - 101, "exp": NOW + 900}, {"max_token_age": 40}, (Refusal.EXPIRED, "")),
+        ({"iat": "now"}, {"max_token_age": 40}, (Refusal.CLAIM_INVALID, "iat")),
         ({}, {"max_token_age": 40}, (Refusal.CLAIM_MISSING, "iat")),
         ({"aud": "a"}, {}, (Refusal.CLAIM_INVALID, "aud")),
         ({"aud": []}, {}, (Refusal.CLAIM_INVALID, "aud")),
@@ -280,6 +282,8 @@ def test_the_type_of_the_token_is_demanded_where_configured(typ: object, *, acce
         ({"exp": 100}, {}, 160),
         ({"exp": 100}, {"validate_exp": False}, None),
         ({"exp": 100, "iat": 10}, {"max_token_age": 20}, 90),
+        ({"exp": 20, "iat": 10}, {"max_token_age": 20}, 80),
+        ({"iat": 10}, {"max_token_age": 20, "leeway": 0}, 30),
     ],
 )
 def test_a_used_token_is_remembered_as_long_as_it_could_be_used(

@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
+from gateway.logs import LogSettings, get_logger
 from gateway.storage import database as module
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.storage.used_tokens import UsedTokens
+from gateway.tasks import Background
 
 ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
 
@@ -72,8 +74,8 @@ async def test_a_commit_survives_a_power_cut(database: Database) -> None:
 
 async def test_a_transaction_is_kept_whole(database: Database) -> None:
     async with database.transaction() as connection:
-        await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
-        await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'c', 1)")
+        await connection.exec_driver_sql("INSERT INTO used_tokens (issuer, token_id) VALUES ('a', 'b')")
+        await connection.exec_driver_sql("INSERT INTO used_tokens (issuer, token_id) VALUES ('a', 'c')")
     async with database.connect() as connection:
         assert len((await connection.exec_driver_sql("SELECT * FROM used_tokens")).all()) == 2
 
@@ -81,7 +83,7 @@ async def test_a_transaction_is_kept_whole(database: Database) -> None:
 async def test_a_transaction_that_fails_changes_nothing_and_leaves_nothing_open(database: Database) -> None:
     with pytest.raises(KeyError):
         async with database.transaction() as connection:
-            await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
+            await connection.exec_driver_sql("INSERT INTO used_tokens (issuer, token_id) VALUES ('a', 'b')")
             raise KeyError
     async with database.transaction() as connection:
         assert (await connection.exec_driver_sql("SELECT * FROM used_tokens")).all() == []
@@ -104,7 +106,7 @@ async def test_a_commit_that_fails_leaves_nothing_open(database: Database) -> No
 async def test_a_transaction_that_is_called_off_leaves_nothing_open(database: Database) -> None:
     async def write() -> None:
         async with database.transaction() as connection:
-            await connection.exec_driver_sql("INSERT INTO used_tokens VALUES ('a', 'b', 1)")
+            await connection.exec_driver_sql("INSERT INTO used_tokens (issuer, token_id) VALUES ('a', 'b')")
             await asyncio.sleep(60)
 
     writers = [asyncio.create_task(write()) for _ in range(3)]
@@ -138,14 +140,16 @@ async def test_pages_that_are_damaged_are_a_refusal(tmp_path: Path) -> None:
     settings = DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")
     async with open_database(settings) as database, database.transaction() as connection:
         for number in range(300):
-            await connection.exec_driver_sql(f"INSERT INTO used_tokens VALUES ('a', '{number:0100}', 1)")
+            await connection.exec_driver_sql(
+                f"INSERT INTO used_tokens (issuer, token_id, expires_at) VALUES ('a', '{number:0100}', 1)"
+            )
     path = tmp_path / "gateway.db"
     # The schema is on the first pages, the rows are behind them.
     path.write_bytes(path.read_bytes()[: 8 * 4096] + os.urandom(path.stat().st_size - 8 * 4096))
 
     async with open_database(settings) as database:
         with pytest.raises(Refused, match="malformed") as caught:
-            await UsedTokens(database).use("a", "new", None, now=50)
+            await UsedTokens(database, Background(get_logger(LogSettings()))).use("a", "new", None, now=50)
     assert caught.value.refusal is Refusal.DATABASE_UNAVAILABLE
 
 
