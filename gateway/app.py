@@ -212,12 +212,14 @@ def _changed_at_start(before: Configuration, after: Configuration) -> list[str]:
 def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, log: Logger) -> Gateway:
     settings = configuration.settings
     relay = Relay(pool, settings.server.via)
+    jwt = settings.jwt
     login = Login(
         sign_in=sign_in,
         relay=relay,
         background=sign_in.background,
         log=log,
-        login_types=settings.jwt.login_types if settings.jwt.enable else [],
+        login_types=jwt.login_types if jwt.enable else [],
+        max_password_bytes=sign_in.issuers.max_token_bytes if jwt.enable and jwt.accept_in_password else 0,
         trusted_proxies=settings.server.trusted_proxies,
         max_login_body=settings.server.max_login_body,
         body_timeout=settings.server.head_timeout,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
 from gateway.core.tokens import Claims, TokenRules, Trust, choose_issuer, read_header, verify
+from gateway.errors import Refused
 from gateway.issuer_keys import FixedKeys
 
 
@@ -29,14 +30,25 @@ class Issuers:
     def __init__(self, issuers: Sequence[Issuer], *, by_name: bool) -> None:
         self._only = None if by_name else issuers[0]
         self._by_name = {name: issuer for issuer in issuers for name in issuer.rules.issuer}
-        self._max_token_bytes = max(issuer.rules.max_token_bytes for issuer in issuers)
+        self.max_token_bytes = max(issuer.rules.max_token_bytes for issuer in issuers)
 
     async def verified(self, token: str, now: float) -> tuple[Issuer, Claims]:
         """Return the claims of a token that passes every check, and the issuer whose checks these were.
 
         `now` is in seconds since the epoch. Raises `Refused` with the first check that fails.
         """
-        header = read_header(token, self._max_token_bytes)
+        header = read_header(token, self.max_token_bytes)
         issuer = self._only or choose_issuer(token, self._by_name)
         key_set = await issuer.keys.for_token(header)
         return issuer, verify(token, Trust(key_set, issuer.rules), now)
+
+    async def at_hand(self, token: str) -> Trust | None:
+        """Return the keys at hand that may have signed a token of the right form, None where there are none."""
+        try:
+            header = read_header(token, self.max_token_bytes)
+            issuer = self._only or choose_issuer(token, self._by_name)
+            key_set = await issuer.keys.for_token(header, wait=False)
+        except Refused:
+            return None
+        fits = not issuer.rules.validate_signature or key_set.candidates(header["alg"])
+        return Trust(key_set, issuer.rules) if fits and len(token) <= issuer.rules.max_token_bytes else None

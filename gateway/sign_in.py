@@ -23,8 +23,8 @@ from gateway.core.accounts import (
 )
 from gateway.core.headers import Field
 from gateway.core.identity import Identity, check_allowed, identify
-from gateway.core.login_request import LoginRequest
-from gateway.core.tokens import Claims, last_valid_moment
+from gateway.core.login_request import LoginRequest, PastedToken, check_names
+from gateway.core.tokens import Claims, is_signed, last_valid_moment
 from gateway.errors import Refusal, Refused
 from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
@@ -92,6 +92,21 @@ class SignIn:
                 self.limits.count_failure(client.limited_as)
             raise
 
+    async def vouches_for(self, pasted: PastedToken, client: Client) -> bool:
+        """Say whether one of our keys signed a token that came as a password.
+
+        No key is waited for, and none is tried for an address that failed too often: raises `Refused`. A signature
+        that does not verify counts as a failed login, so that nobody can try signatures here without end.
+        """
+        trust = await self.issuers.at_hand(pasted.token)
+        if trust is None:
+            return False  # nothing is tried, so nothing is counted
+        self.limits.check_address(client.limited_as)
+        signed = is_signed(pasted.token, trust)
+        if not signed:
+            self.limits.count_failure(client.limited_as)
+        return signed
+
     def count_malformed(self, client: Client) -> None:
         """Count a login whose fields are wrong; raises `Refused` when the address failed too often before."""
         self.limits.check_address(client.limited_as)
@@ -107,6 +122,7 @@ class SignIn:
         account = None
         try:
             account = choose_account(await self.accounts.find(identity), identity)
+            check_names(request, identity.user_id if account is None else self._user_id(account))
             await self._use_up(who, request, now)
             account, made = await self._admit(who, account)
             reply = await self._open_session(account, issuer.accounts, request, client)

@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from gateway import app
@@ -16,7 +17,7 @@ from gateway.errors import Unusable
 from gateway.logs import LogSettings, get_logger
 from tests.fake_homeserver import FakeHomeserver
 from tests.raw_http import connected
-from tests.running_gateway import Tables, mint, running_gateway, write_configuration
+from tests.running_gateway import LOGIN, SECRET, Tables, mint, running_gateway, write_configuration
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -150,3 +151,18 @@ async def test_sighup_reloads(tmp_path: Path, homeserver: FakeHomeserver, unused
                 status = (await client.answer()).partition(b"\r\n")[0]
         os.kill(os.getpid(), signal.SIGTERM)
         await serving
+
+
+async def test_where_signatures_are_not_checked_a_token_as_password_is_taken_too(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    jwt = {"validate_signature": False, "accept_in_password": True}
+    path = write_configuration(tmp_path, homeserver.url, {"jwt": jwt})
+    configuration = load(path, {"MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED": "1"})
+    body = {"type": "m.login.password", "user": "alice", "password": mint(secret=SECRET[::-1])}
+    async with (
+        app.running(configuration, get_logger(LogSettings(), io.StringIO())) as running,
+        aiohttp.ClientSession() as client,
+        client.post(f"http://{running.addresses[0]}{LOGIN}", json=body) as answer,
+    ):
+        assert answer.status == 200

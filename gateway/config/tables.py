@@ -54,6 +54,7 @@ class JwtSettings(IssuerSettings):
 
     enable: bool = True
     login_types: list[Literal["org.matrix.login.jwt", "m.login.jwt"]] = ["org.matrix.login.jwt"]
+    accept_in_password: bool = False
     issuers: list[IssuerTable] = []
 
 

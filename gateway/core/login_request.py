@@ -4,11 +4,15 @@ Fields of the exchange: client-server specification, 'POST /_matrix/client/v3/lo
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.core.strict_json import parse_object
+from gateway.core.tokens import has_token_form
 from gateway.errors import Refusal, Refused
+
+# The login type of what may be a token pasted as a password.
+PASTED_TYPE: Final = "m.login.password"
 
 # Synapse's own bounds are 512 and 100 characters; above them it answers 400 or 500.
 MAX_DEVICE_ID_BYTES: Final = 255
@@ -17,17 +21,37 @@ MAX_DISPLAY_NAME_CHARACTERS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class LoginRequest:
-    """A JWT login as the client asked for it; an absent field is None."""
+    """A JWT login as the client asked for it; an absent field is None.
+
+    `names` are the users that the body names, and that have to be the token's; the JWT types name none.
+    """
 
     token: str
     device_id: str | None = None
     initial_device_display_name: str | None = None
     refresh_token: bool | None = None
+    names: tuple[str, ...] = ()
 
 
-def parse_login(body: bytes, login_types: Collection[str]) -> LoginRequest | None:
+@dataclass(frozen=True, slots=True)
+class PastedToken:
+    """A password login whose password has the form of a token; the homeserver's, unless one of our keys signed it."""
+
+    token: str = field(repr=False)
+    names: tuple[str, ...]
+    fields: dict[str, Any] = field(repr=False)
+
+    def request(self) -> LoginRequest:
+        """Return the JWT login that it is once the signature is verified; raises `Refused` as `parse_login` does."""
+        return _request(self.token, self.fields, self.names)
+
+
+def parse_login(
+    body: bytes, login_types: Collection[str], max_password_bytes: int = 0
+) -> LoginRequest | PastedToken | None:
     """Read a login body; None when it is not a JSON object whose `type` is one of `login_types`.
 
+    Nor is it a password login whose password may be a token, of `max_password_bytes` at most; 0: none may.
     Raises `Refused` for a JWT login without a token or with a field of the wrong type or size.
     """
     try:
@@ -35,16 +59,60 @@ def parse_login(body: bytes, login_types: Collection[str]) -> LoginRequest | Non
     except ValueError:
         return None
     login_type = fields.get("type")
+    if login_type == PASTED_TYPE and max_password_bytes:
+        return _pasted(fields, max_password_bytes)
     if not isinstance(login_type, str) or login_type not in login_types:
         return None
     token = fields.get("token")
     if not isinstance(token, str):
         raise Refused(Refusal.TOKEN_MISSING)
+    return _request(token, fields)
+
+
+def check_names(request: LoginRequest, user_id: str) -> None:
+    """Refuse a login whose body names another user than `user_id`, which the token stands for.
+
+    A name is a localpart or a whole user id. Case makes no difference, as it makes none to homeservers here: phones
+    write a capital first. No two users are taken for each other, for a localpart of ours has no capitals.
+    """
+    whole = user_id.lower()
+    localpart = whole[1:].partition(":")[0]
+    for name in request.names:
+        # Outside of ASCII, lower() maps other letters onto these.
+        if not name.isascii() or name.lower() not in {whole, localpart}:
+            raise Refused(Refusal.IDENTITY_REFUSED, reason="the login names another user than its token")
+
+
+def _pasted(fields: dict[str, Any], max_bytes: int) -> PastedToken | None:
+    password = fields.get("password")
+    if not isinstance(password, str):
+        return None
+    token = password.strip()  # what is pasted brings blanks and line ends with it
+    names = _names(fields)
+    return PastedToken(token, names, fields) if names and has_token_form(token, max_bytes) else None
+
+
+def _names(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Return the users that a password login names: by its `identifier`, and by `user`, which is the older way.
+
+    None where it goes by an address or a telephone number: only the homeserver knows whose that is.
+    """
+    names = [fields["user"]] if fields.get("user") is not None else []
+    identifier = fields.get("identifier")
+    if isinstance(identifier, dict) and identifier.get("type") == "m.id.user":
+        names.append(identifier.get("user"))
+    elif identifier is not None:
+        return ()
+    return tuple(names) if all(isinstance(name, str) for name in names) else ()
+
+
+def _request(token: str, fields: dict[str, Any], names: tuple[str, ...] = ()) -> LoginRequest:
     return LoginRequest(
         token=token,
         device_id=_device_id(fields.get("device_id")),
         initial_device_display_name=_display_name(fields.get("initial_device_display_name")),
         refresh_token=_flag(fields.get("refresh_token")),
+        names=names,
     )
 
 

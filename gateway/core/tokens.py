@@ -90,6 +90,27 @@ def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:
     return header
 
 
+def has_token_form(text: str, max_token_bytes: int) -> bool:
+    """Say whether a text may be a token; nothing is verified. Few texts pass the count of their dots."""
+    if text.count(".") != 2:
+        return False
+    try:
+        return isinstance(read_header(text, max_token_bytes).get("alg"), str)
+    except Refused:
+        return False
+
+
+def is_signed(token: str, trust: Trust) -> bool:
+    """Say whether a key verifies the signature of a token whose form is right, or none has to."""
+    rules = trust.rules
+    try:
+        if rules.validate_signature:
+            verify_signature(token, read_header(token, rules.max_token_bytes), trust.key_set)
+    except Refused:
+        return False
+    return True
+
+
 def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> bytes:
     """Return the payload, verified with one of the keys that fit the header's `alg` (RFC 7515 5.2)."""
     algorithm = header.get("alg")

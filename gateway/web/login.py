@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gateway.core.flows import add_flows
 from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver
-from gateway.core.login_request import LoginRequest, parse_login
+from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
 from gateway.http1 import client_of
 from gateway.logs import Logger
@@ -30,6 +30,7 @@ _CLIENT_FIELDS: Final = frozenset(
 class Login:
     """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off.
 
+    A password of up to `max_password_bytes` may be a token; 0: none may.
     `body_timeout` is what the body of a login may take, in seconds.
     """
 
@@ -38,25 +39,29 @@ class Login:
     background: Background
     log: Logger
     login_types: Sequence[str]
+    max_password_bytes: int
     trusted_proxies: Sequence[Network]
     max_login_body: int
     body_timeout: float
 
     async def flows(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
         """Relay `GET /login` and append our flows to the answer."""
+        # Clients show no field for a password where the homeserver takes none.
+        offered = [*self.login_types, PASTED_TYPE] if self.max_password_bytes else self.login_types
 
         def rewrite(body: bytes) -> bytes | None:
-            return add_flows(body, self.login_types)
+            return add_flows(body, offered)
 
         return await self.relay(
             Relayed(request, target, hop, without={b"accept-encoding"}, rewrite=rewrite)
-            if self.login_types
+            if offered
             else Relayed(request, target, hop)
         )
 
     async def log_in(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""
-        if not self.login_types or "Content-Encoding" in request.headers or self._is_large(request):
+        is_off = not self.login_types and not self.max_password_bytes
+        if is_off or "Content-Encoding" in request.headers or self._is_large(request):
             return await self.relay(Relayed(request, target, hop))
         expects = request.headers.get("Expect", "").lower() == "100-continue"
         if expects and request.version >= (1, 1):
@@ -64,18 +69,27 @@ class Login:
         body = await self._read(request)
         client = self._client(request, hop)
         try:
-            login = self._parse(body, client)
+            login = await self._parse(body, client)
         except Refused as refused:
             return self._refuse(refused, client)
         if login is None:
             return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
         return await self._sign_in(login, request, client)
 
-    def _parse(self, body: bytes, client: Client) -> LoginRequest | None:
+    async def _parse(self, body: bytes, client: Client) -> LoginRequest | None:
         if len(body) > self.max_login_body:
             return None
         try:
-            return parse_login(body, self.login_types)
+            login = parse_login(body, self.login_types, self.max_password_bytes)
+        except Refused:
+            self.sign_in.count_malformed(client)
+            raise
+        if not isinstance(login, PastedToken):
+            return login
+        if not await self.sign_in.vouches_for(login, client):
+            return None
+        try:
+            return login.request()
         except Refused:
             self.sign_in.count_malformed(client)
             raise

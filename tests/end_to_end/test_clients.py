@@ -185,3 +185,88 @@ async def test_a_session_of_the_gateway_is_an_ordinary_one(
 
     assert (await synapse.call("POST", "/_matrix/client/v3/logout", token, {})).status == 200
     assert (await synapse.whoami(token)).outcome == (401, "M_UNKNOWN_TOKEN")
+
+
+async def password_login(url: str, user: str, password: str) -> nio.LoginResponse | nio.LoginError:
+    """Log in as a client does that knows passwords alone."""
+    client = nio.AsyncClient(url, user)
+    try:
+        return await client.login(password, device_name="Element")
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def pasting(tmp_path: Path, synapse: RealSynapse) -> AsyncIterator[RunningGateway]:
+    async with running_gateway(tmp_path, synapse.url, jwt={"accept_in_password": True}) as running:
+        yield running
+
+
+async def test_a_client_that_knows_passwords_alone_logs_in_with_a_pasted_token(
+    pasting: RunningGateway, synapse: RealSynapse, localpart: str
+) -> None:
+    for user in (localpart, synapse.user_id(localpart)):
+        login = await password_login(pasting.url, user, mint(localpart))
+        assert isinstance(login, nio.LoginResponse)
+        assert login.user_id == synapse.user_id(localpart)
+        assert (await synapse.whoami(login.access_token)).status == 200
+
+    other = await password_login(pasting.url, "administrator", mint(localpart))
+    assert isinstance(other, nio.LoginError)
+    assert other.message == "This identity may not log in here"
+
+
+# The second has the form of a token; bcrypt takes no more than 72 bytes.
+@pytest.mark.parametrize(
+    "password", ["correct horse battery staple", "eyJhbGciOiJIUzI1NiJ9.e30.c29tZXRoaW5nIHRoYXQgaXMgbm90"]
+)
+async def test_real_passwords_log_in_as_before_also_one_that_looks_like_a_token(
+    password: str, pasting: RunningGateway, synapse: RealSynapse, localpart: str
+) -> None:
+    user_id = synapse.user_id(localpart)
+    target = f"/_synapse/admin/v2/users/{user_id}"
+    assert (await synapse.call("PUT", target, synapse.admin_token, {"password": password})).status == 201
+
+    login = await password_login(pasting.url, localpart, password)
+    assert isinstance(login, nio.LoginResponse)
+    assert login.user_id == user_id
+    wrong = await password_login(pasting.url, localpart, password[:-1] + "A")
+    assert isinstance(wrong, nio.LoginError)
+    assert wrong.message == "Invalid username or password"
+    # The token of the user works beside the password.
+    assert isinstance(await password_login(pasting.url, localpart, mint(localpart)), nio.LoginResponse)
+
+
+async def test_the_old_name_of_the_type_is_offered_and_logs_in(
+    tmp_path: Path, synapse: RealSynapse, localpart: str
+) -> None:
+    types = ["org.matrix.login.jwt", "m.login.jwt"]
+    async with running_gateway(tmp_path, synapse.url, jwt={"login_types": types}) as gateway:
+        client = nio.AsyncClient(gateway.url)
+        try:
+            info = await client.login_info()
+            assert isinstance(info, nio.LoginInfoResponse)
+            assert info.flows[-2:] == types
+            for name in types:
+                login = await client.login_raw({"type": name, "token": mint(localpart)})
+                assert isinstance(login, nio.LoginResponse)
+        finally:
+            await client.close()
+
+
+async def test_a_token_that_comes_again_with_its_device_makes_no_second_device(
+    tmp_path: Path, synapse: RealSynapse, localpart: str
+) -> None:
+    jwt = {"single_use": True, "single_use_grace": True}
+    async with running_gateway(tmp_path, synapse.url, jwt=jwt) as gateway:
+        token = mint(localpart, jti="1")
+        first, second = [await gateway.log_in(token, device_id="PHONE") for _ in range(2)]
+        assert (await gateway.log_in(token, device_id="OTHER")).status == 403
+
+    assert (first.status, second.status) == (200, 200)
+    devices = await synapse.call("GET", "/_matrix/client/v3/devices", second.body["access_token"])
+    assert [device["device_id"] for device in devices.body["devices"]] == ["PHONE"]
+    # Synapse leaves the first session valid; it ends with the device.
+    assert (await synapse.call("POST", "/_matrix/client/v3/logout", second.body["access_token"], {})).status == 200
+    for answer in (first, second):
+        assert (await synapse.whoami(answer.body["access_token"])).outcome == (401, "M_UNKNOWN_TOKEN")
