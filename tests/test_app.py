@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import os
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ from gateway import app
 from gateway.config import load
 from gateway.errors import Unusable
 from gateway.logs import LogSettings, get_logger
-from tests.fake_homeserver import FakeHomeserver
+from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.raw_http import connected
 from tests.running_gateway import LOGIN, SECRET, Tables, mint, running_gateway, write_configuration
 
@@ -101,6 +102,41 @@ async def test_a_reload_uses_another_key_from_the_next_login_on(tmp_path: Path, 
     assert "reloaded" in gateway.log
 
 
+async def test_keys_rotate_under_load_without_one_good_token_refused(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    def rotate_to(*secrets: str) -> None:
+        tables: Tables = {"jwt": {"secret": [f"{secret} secret, which is 32 bytes or more" for secret in secrets]}}
+        write_configuration(tmp_path, homeserver.url, tables)
+
+    signing = "first"
+    statuses: list[int] = []
+
+    async def log_in_until(stop: asyncio.Event, name: str) -> None:
+        while not stop.is_set():
+            token = mint(name, secret=f"{signing} secret, which is 32 bytes or more")
+            statuses.append((await gateway.log_in(token)).status)
+
+    rotate_to("first")
+    async with running_gateway(
+        tmp_path, homeserver.url, jwt={"secret": f"{signing} secret, which is 32 bytes or more"}
+    ) as gateway:
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as clients:
+            for number in range(4):
+                clients.create_task(log_in_until(stop, f"user{number}"))
+            for before, after in itertools.pairwise(("first", "second", "third", "fourth")):
+                rotate_to(before, after)
+                await gateway.running.reload()
+                signing = after
+                await asyncio.sleep(0.1)  # what is on its way is still signed with the key before
+                rotate_to(after)
+                await gateway.running.reload()
+            stop.set()
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
+
+
 @pytest.mark.parametrize("broken", ['[jwt]\nsecret = "short"\n', "[jwt", "[jwt]\nunknown = 1\n"])
 async def test_a_reload_that_fails_changes_nothing_and_says_why(
     broken: str, tmp_path: Path, homeserver: FakeHomeserver
@@ -117,12 +153,15 @@ async def test_a_reload_that_fails_changes_nothing_and_says_why(
 async def test_a_request_that_began_before_a_reload_ends_as_it_began(
     tmp_path: Path, homeserver: FakeHomeserver
 ) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults["slow"] = Fault(wait=go_on)
     async with running_gateway(tmp_path, homeserver.url) as gateway:
         async with connected(gateway.port) as client:
-            await client.send(b"PUT /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab")
+            await client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            await homeserver.arrived.wait()
             write_configuration(tmp_path, "http://127.0.0.1:1", {})  # nothing answers there
             await gateway.running.reload()
-            await client.send(b"cd")
+            go_on.set()
             assert (await client.answer()).startswith(b"HTTP/1.1 404 ")
         assert (await gateway.call("GET", "/_matrix/client/versions")).status == 502
 
