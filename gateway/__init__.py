@@ -10,7 +10,7 @@ issuers, issuer_keys          whose tokens are believed, and where the keys that
 sign_in, profile              the story of a login: verify, identify, provide an account, open a session; its profile
 web/                          the only aiohttp.web: listeners, routes, login, relay, health
 app                           builds everything and runs it
-cli/                          the commands
+doctor, cli/                  what is wrong between gateway and homeserver; the commands
 """
 
 __version__ = "0.1.0"

@@ -259,6 +259,8 @@ class FakeHomeserver:
         return self._json({"flows": [{"type": "m.login.password"}, {"type": "m.login.application_service"}]})
 
     def _profile(self, seen: Seen) -> web.Response:
+        if "%3A" not in seen.path.split("/")[5]:
+            raise _Refused((400, "M_INVALID_PARAM"))
         user = self.users.get(self._named(seen.path))
         if user is None:
             raise _Refused(self.flavour.no_profile)
@@ -284,7 +286,9 @@ class FakeHomeserver:
         if tokens and (user_id := self.sessions.get(tokens[0].decode().removeprefix("Bearer "))):
             return self._json({"user_id": user_id})
         self._check_appservice(seen)
-        user_id = parse_qs(urlsplit(seen.target).query)["user_id"][0]
+        user_id = parse_qs(urlsplit(seen.target).query).get("user_id", [f"@_login_gateway:{SERVER_NAME}"])[0]
+        if user_id == f"@_login_gateway:{SERVER_NAME}":
+            return self._json({"user_id": user_id})
         name = user_id[1:].partition(":")[0]
         if self.flavour.whoami_makes_users:
             self.users.setdefault(name, User())
@@ -308,7 +312,7 @@ class FakeHomeserver:
 
     @staticmethod
     def _named(path: str) -> str:
-        return unquote(path).split("/")[5][1:].partition(":")[0]
+        return unquote(path.split("/")[5])[1:].partition(":")[0]
 
     @staticmethod
     def _json(value: dict[str, Any]) -> web.Response:

@@ -18,7 +18,7 @@ LEVELS = (
     {"issuer_keys"},
     {"issuers"},
     {"profile"},
-    {"sign_in"},
+    {"sign_in", "doctor"},
     {"web"},
     {"config"},
     {"app"},

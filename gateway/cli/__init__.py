@@ -11,6 +11,7 @@ from gateway import __version__
 from gateway.cli.console import print_failure, print_problems
 from gateway.cli.database import database
 from gateway.cli.demo import demo
+from gateway.cli.doctor import doctor
 from gateway.cli.imports import import_
 from gateway.cli.serve import serve
 from gateway.cli.setup import check, init, registration
@@ -25,7 +26,7 @@ def cli() -> None:
     """JSON Web Token login for any Matrix homeserver, as a gateway in front of it."""
 
 
-for command in (serve, check, registration, init, import_, token, users, database, demo):
+for command in (serve, check, doctor, registration, init, import_, token, users, database, demo):
     cli.add_command(command)
 
 

@@ -136,7 +136,7 @@ def _check(url: URL) -> None:
     try:
         with _naming_the_file(url):
             if not Path(url.database or "").exists():
-                raise Unusable("it is not there yet; `serve` and `database upgrade` make it")
+                raise migrate.NeedsUpgrade("it is not there yet; `serve` and `database upgrade` make it")
             with engine.connect() as connection:
                 migrate.check(connection)
     finally:
@@ -182,7 +182,8 @@ def _naming_the_file(url: URL) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, CommandError, OSError, Unusable) as error:
-        raise Unusable(f"The database {url.database} can't be used: {_describe(error)}.") from error
+        kind = type(error) if isinstance(error, Unusable) else Unusable
+        raise kind(f"The database {url.database} can't be used: {_describe(error)}.") from error
 
 
 def _describe(error: BaseException) -> str:

@@ -15,6 +15,10 @@ from gateway.storage.schema import accounts
 _PACKAGE = Path(__file__).parent.parent
 
 
+class NeedsUpgrade(Unusable):
+    """There is no database yet, or its schema is not up to date: `serve` sees to that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upgrade:
     """The revisions of the schema before (None: it was empty) and after."""
@@ -49,7 +53,7 @@ def check(connection: Connection) -> None:
     revision = _current_revision(connection)
     _check_ours(connection, revision, {script.revision for script in scripts.walk_revisions()})
     if revision != head:
-        raise Unusable("its schema is not up to date; run `matrix-login-gateway database upgrade`")
+        raise NeedsUpgrade("its schema is not up to date; run `matrix-login-gateway database upgrade`")
 
 
 def _migrations() -> tuple[Config, ScriptDirectory, str]:

@@ -93,7 +93,8 @@ def loaded(imported: Imported, directory: Path) -> Configuration:
 def user_of(configuration: Configuration, key: str, *, algorithm: str = "HS256", **claims: Any) -> str:
     """Who logs in by a token with these claims."""
     token = jwt.encode({"alg": algorithm}, claims, OctKey.import_key(key), algorithms=[algorithm])
-    return identify(verify(token, configuration.trust, NOW), configuration.mapping).user_id
+    issuer = configuration.issuers[0]
+    return identify(verify(token, issuer.trust, NOW), issuer.mapping).user_id
 
 
 def test_the_sample_of_synapse_accepts_its_tokens(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_public_key_of_palpo_verifies(tmp_path: Path) -> None:
 
     octets = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     token = jwt.encode({"alg": "ES256"}, {"sub": "alice"}, ECKey.import_key(octets))
-    assert verify(token, configuration.trust, NOW) == {"sub": "alice"}
+    assert verify(token, configuration.issuers[0].trust, NOW) == {"sub": "alice"}
 
 
 def test_what_the_file_sets_is_taken_over(tmp_path: Path) -> None:

@@ -43,6 +43,21 @@ REGISTRATION = {
     },
 }
 
+# As an operator writes it who thinks of bridges.
+NARROW_AS_TOKEN = "d8" * 32
+NARROW_REGISTRATION = {
+    **REGISTRATION,
+    "id": "narrow",
+    "as_token": NARROW_AS_TOKEN,
+    "hs_token": "e9" * 32,
+    "sender_localpart": "_narrow",
+    "namespaces": {
+        "users": [{"exclusive": False, "regex": r"^@[a-z0-9]+:example\.org$"}],
+        "aliases": [],
+        "rooms": [],
+    },
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -123,11 +138,12 @@ def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
     if importlib.util.find_spec("synapse") is None and os.environ.get("CI") != "true":
         pytest.skip("matrix-synapse is not installed")
     directory: Path = tmp_path_factory.mktemp("synapse")
-    registration = directory / "registration.yaml"
+    registration, narrow = directory / "registration.yaml", directory / "narrow.yaml"
     registration.write_text(json.dumps(REGISTRATION))
+    narrow.write_text(json.dumps(NARROW_REGISTRATION))
     settings = SynapseSettings(
         server_name=SERVER_NAME,
-        app_services=(registration,),
+        app_services=(registration, narrow),
         extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET},
     )
     # A loop of its own, for each test has another one, and not set as the thread's, for that is

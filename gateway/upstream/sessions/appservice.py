@@ -11,7 +11,7 @@ from gateway.upstream.homeserver import Homeserver, classified
 from gateway.upstream.pool import Reply
 
 # (status, errcode) of a user that is not there: Synapse; continuwuity; tuwunel.
-_UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
+UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
 
 
 class SessionSettings(Table):
@@ -53,7 +53,7 @@ class AppserviceSessions:
         # Not twice: the homeserver may have opened a session that nobody would know of.
         reply = await self.homeserver.call("POST", "/_matrix/client/v3/login", body, client, repeat=False)
         if reply.status != 200:
-            if (reply.status, reply.errcode) in _UNKNOWN_USER:
+            if (reply.status, reply.errcode) in UNKNOWN_USER:
                 raise UnknownUser(reply)
             raise classified(reply, "log the user in")
         expected = f"@{localpart}:{self.homeserver.server_name}"

@@ -1,0 +1,223 @@
+"""What a set-up is worth, asked of the live homeserver: each finding passes, warns or fails, with the mend.
+
+Rule: no question makes an account or a session on any homeserver. What one of them would do at the wrong question is
+told in `upstream.homeserver`; the same care is taken here.
+"""
+
+import email.utils
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import quote
+
+from gateway.errors import Refused, Unusable
+from gateway.storage.database import DatabaseSettings, open_database
+from gateway.storage.migrate import NeedsUpgrade
+from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.pool import Reply
+from gateway.upstream.sessions.appservice import UNKNOWN_USER
+
+Verdict = Literal["pass", "warn", "fail"]
+
+# Software that answers an application service's login of a user that is not there by saying so. Of the others,
+# Dendrite opens a session, Conduit drops the connection, and Palpo does not tell it from a name that is not ours.
+_TELLS_UNKNOWN_USERS: Final = frozenset(("synapse", "tuwunel", "continuwuity"))
+# Software whose paths are matched before they are decoded, so that an odd answer is the doing of what is between.
+_KEEPS_PATHS: Final = frozenset(("synapse",))
+# A difference of clocks that well-kept machines do not have, in seconds.
+_NOTABLE_DIFFERENCE: Final = 5
+_REGISTER: Final = (
+    "put the output of `matrix-login-gateway registration` into the homeserver's registration file and restart it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one part; `mend` says what to do unless it passes."""
+
+    name: str
+    verdict: Verdict
+    says: str
+    mend: str = ""
+
+
+async def examine_homeserver(homeserver: Homeserver, leeway: int, now: Callable[[], float]) -> list[Finding]:
+    """Return what the homeserver shows; the first alone where nothing or something else answers.
+
+    `now` gives seconds since the epoch, `leeway` is the smallest that is configured, in seconds.
+    """
+    name = "reachable"
+    try:
+        reply = await homeserver.versions()
+        moment = now()
+        if reply.status != 200 or not isinstance(reply.json().get("versions"), list):
+            says = f"what answers at [homeserver] url is no homeserver: {_told(reply)} to /_matrix/client/versions"
+            return [Finding(name, "fail", says, "set [homeserver] url to the address of the homeserver itself")]
+        return [
+            Finding(name, "pass", "the homeserver answers"),
+            _clock(reply, leeway, moment),
+            *await _Examination(homeserver, *await _software(homeserver)).findings(),
+        ]
+    except Refused as refused:
+        mend = "start the homeserver, look at its log, or set [homeserver] url to where it listens"
+        return [Finding(name, "fail", refused.reason, mend)]
+
+
+async def examine_database(settings: DatabaseSettings) -> Finding:
+    """Return whether the database can be read and written, and is up to date; nothing in it is changed."""
+    name = "database"
+    try:
+        async with open_database(settings, upgrade=False) as database, database.transaction():
+            return Finding(name, "pass", "it can be written, and its schema is up to date")
+    except NeedsUpgrade as needs:
+        return Finding(name, "warn", str(needs), "`serve` does it at its start, `database upgrade` now")
+    except Unusable as unusable:
+        return Finding(name, "fail", str(unusable), "see [database] url, and who may read and write that file")
+    except Refused as refused:
+        mend = "let the gateway's user write the file and its directory, and look for free space"
+        return Finding(name, "fail", f"the database can't be written: {refused.reason}", mend)
+
+
+def _told(reply: Reply) -> str:
+    return f"{reply.status} {reply.errcode}".strip()
+
+
+def _clock(reply: Reply, leeway: int, moment: float) -> Finding:
+    name = "clock"
+    written = next((value for field, value in reply.fields if field.lower() == b"date"), b"").decode("latin-1")
+    try:
+        theirs = email.utils.parsedate_to_datetime(written).timestamp()
+    except (ValueError, OverflowError):
+        return Finding(name, "warn", "the homeserver does not say what time it is", "compare the clocks yourself")
+    difference = abs(theirs - moment)
+    says = f"this machine and the homeserver differ by {difference:.0f} s; leeway is {leeway} s"
+    mend = "set both clocks by NTP: `timedatectl` shows whether one is not synchronized"
+    if difference > max(leeway, _NOTABLE_DIFFERENCE):
+        return Finding(name, "fail", says, mend)
+    if difference > _NOTABLE_DIFFERENCE:
+        return Finding(name, "warn", says, mend)
+    return Finding(name, "pass", says)
+
+
+async def _software(homeserver: Homeserver) -> tuple[str, str]:
+    """Return name and version, "" where the homeserver does not say."""
+    reply = await homeserver.ask("/_matrix/federation/v1/version")
+    server = reply.json().get("server")
+    name, version = (server.get(key) for key in ("name", "version")) if isinstance(server, dict) else (None, None)
+    return name if isinstance(name, str) else "", version if isinstance(version, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Examination:
+    """The questions to a homeserver that answers."""
+
+    homeserver: Homeserver
+    software: str
+    version: str
+
+    async def findings(self) -> list[Finding]:
+        """Return what each question showed; raises `Refused` where the homeserver goes away."""
+        found = [self._known()]
+        whoami = await self.homeserver.call("GET", "/_matrix/client/v3/account/whoami")
+        found += [await self._server_name(whoami), await self._paths(), self._as_token(whoami), await self._login()]
+        if found[-2].verdict == "pass":
+            found.append(await self._namespace())
+        return found
+
+    def _known(self) -> Finding:
+        if self.software:
+            return Finding("software", "pass", f"{self.software} {self.version}".strip())
+        mend = "nothing to do; only that /_matrix/federation/v1/version is not served at this address"
+        return Finding("software", "warn", "the homeserver does not say which software it is", mend)
+
+    async def _server_name(self, whoami: Reply) -> Finding:
+        name = "server name"
+        ours = self.homeserver.server_name
+        user_id = whoami.json().get("user_id")
+        if whoami.status == 200 and isinstance(user_id, str):
+            theirs: object = user_id.partition(":")[2]
+        else:
+            theirs = (await self.homeserver.ask("/_matrix/key/v2/server")).json().get("server_name")
+        if not isinstance(theirs, str):
+            return Finding(name, "warn", "can't be seen before the as_token is accepted", "mend that first")
+        if theirs != ours:
+            says = f"the homeserver is {theirs}, and server_name is {ours}"
+            return Finding(name, "fail", says, f'set [homeserver] server_name = "{theirs}", or url to that of {ours}')
+        return Finding(name, "pass", ours)
+
+    async def _paths(self) -> Finding:
+        """Compare the answers for a user id with a slash in it, percent-encoded and not."""
+        name = "paths"
+        user_id = f"@{_probe('')}/x:{self.homeserver.server_name}"
+        target = "/_matrix/client/v3/profile/"
+        encoded = await self.homeserver.call("GET", target + quote(user_id, safe=""))
+        decoded = await self.homeserver.call("GET", target + quote(user_id, safe="/"))
+        if encoded.status in {401, 403, 429} or encoded.status >= 500:
+            return Finding(
+                name, "warn", f"can't be seen: {_told(encoded)} to a question for a profile", "mend that first"
+            )
+        mend = "set url to the homeserver's own address, or let the proxy keep paths (nginx: no URI in proxy_pass)"
+        if not encoded.errcode and encoded.status != 200:
+            says = f"what is between answers {encoded.status} by itself to a path with %2F in it"
+            return Finding(name, "fail", says, mend)
+        if (encoded.status, encoded.body) != (decoded.status, decoded.body):
+            return Finding(name, "pass", "percent-encoded paths reach the homeserver as they are")
+        says = "%2F in a path is answered as a slash: something between decodes paths"
+        if self.software.lower() in _KEEPS_PATHS:
+            return Finding(name, "fail", says, mend)
+        return Finding(name, "warn", f"{says}, or the homeserver does so itself", mend)
+
+    def _as_token(self, whoami: Reply) -> Finding:
+        name = "as_token"
+        if whoami.status != 200:
+            says = f"the homeserver does not accept it: {_told(whoami)}"
+            return Finding(name, "fail", says, _REGISTER)
+        if whoami.json().get("device_id") is not None:
+            says = (
+                f"it is the access token of a device of {whoami.json().get('user_id')}, not of an application service"
+            )
+            return Finding(name, "fail", says, _REGISTER)
+        return Finding(name, "pass", f"accepted, as {whoami.json().get('user_id')}")
+
+    async def _login(self) -> Finding:
+        name = "appservice login"
+        reply = await self.homeserver.ask("/_matrix/client/v3/login")
+        flows = reply.json().get("flows")
+        if reply.status != 200 or not isinstance(flows, list):
+            says = f"the homeserver has no login of its own ({_told(reply)}), as behind Matrix Authentication Service"
+            return Finding(
+                name, "fail", says, 'use a [session] method other than "appservice", or give it back its login'
+            )
+        if {"type": "m.login.application_service"} in flows:
+            return Finding(name, "pass", "offered")
+        says = "m.login.application_service is not among the flows of GET /login"
+        return Finding(name, "warn", says, "try one login: some homeservers offer it without listing it")
+
+    async def _namespace(self) -> Finding:
+        name = "namespace"
+        if self.software.lower() not in _TELLS_UNKNOWN_USERS:
+            says = f"can't be asked of {self.software or 'an unknown software'} without making an account"
+            mend = f"see that the regex in the registration is '^@.*:{self.homeserver.server_name}$', dots escaped"
+            return Finding(name, "warn", says, mend)
+        outside = []
+        for localpart in (_probe(""), _probe("._=/+-")):
+            reply = await self._log_in(localpart)
+            if reply.status == 403 or reply.errcode == "M_EXCLUSIVE":
+                outside.append(localpart)
+            elif (reply.status, reply.errcode) not in UNKNOWN_USER:
+                return Finding(name, "warn", f"can't be seen: {_told(reply)} to a login", "see the homeserver's log")
+        if outside:
+            says = f"the registration does not cover every user: {' and '.join(outside)} would be outside"
+            return Finding(name, "fail", says, _REGISTER)
+        return Finding(name, "pass", "covers every user of the server, as far as two names show")
+
+    async def _log_in(self, localpart: str) -> Reply:
+        identifier = {"type": "m.id.user", "user": localpart}
+        body = {"type": "m.login.application_service", "identifier": identifier}
+        return await self.homeserver.call("POST", "/_matrix/client/v3/login", body, repeat=False)
+
+
+def _probe(characters: str) -> str:
+    """Return a localpart that nobody has."""
+    return f"doctor{characters}{secrets.token_hex(8)}"

@@ -1,0 +1,226 @@
+"""The doctor before homeservers that are ill in one way each: which part fails, and what mends it."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gateway.doctor import Finding, examine_database, examine_homeserver
+from gateway.storage.database import DatabaseSettings, open_database
+from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.pool import Pool, PoolSettings
+from tests.fake_homeserver import (
+    CONTINUWUITY,
+    FLAVOURS,
+    PALPO,
+    SYNAPSE,
+    TUWUNEL,
+    FakeHomeserver,
+    Fault,
+    Flavour,
+    running_homeserver,
+)
+from tests.running_gateway import AS_TOKEN, SERVER_NAME
+
+WHOAMI = "/_matrix/client/v3/account/whoami"
+
+
+async def examine(
+    url: str, *, server_name: str = SERVER_NAME, as_token: str = AS_TOKEN, now: Callable[[], float] = time.time
+) -> dict[str, Finding]:
+    """The findings by name."""
+    pool = Pool(PoolSettings(url=url, connect_timeout=1), call_timeout=1)
+    try:
+        found = await examine_homeserver(Homeserver(pool, server_name, as_token), 60, now)
+    finally:
+        await pool.close()
+    assert len({finding.name for finding in found}) == len(found)
+    assert all(bool(finding.mend) is (finding.verdict != "pass") for finding in found)
+    return {finding.name: finding for finding in found}
+
+
+def verdicts(found: dict[str, Finding], verdict: str) -> set[str]:
+    return {name for name, finding in found.items() if finding.verdict == verdict}
+
+
+@pytest.mark.parametrize("flavour", [SYNAPSE, TUWUNEL, CONTINUWUITY], ids=lambda flavour: flavour.name)
+async def test_a_healthy_homeserver_passes_everything(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        found = await examine(homeserver.url)
+
+    assert [name for name, finding in found.items() if finding.verdict == "pass"] == [
+        "reachable",
+        "clock",
+        "software",
+        "server name",
+        "paths",
+        "as_token",
+        "appservice login",
+        "namespace",
+    ]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_no_question_makes_an_account_or_a_session(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        await examine(homeserver.url)
+
+        assert (homeserver.users, homeserver.sessions) == ({}, {})
+
+
+async def test_where_a_question_would_make_an_account_the_namespace_is_left_to_the_operator() -> None:
+    async with running_homeserver(PALPO) as homeserver:
+        found = await examine(homeserver.url)
+
+    assert verdicts(found, "warn") == {"namespace"}
+    assert found["namespace"].says == "can't be asked of Palpo without making an account"
+
+
+async def test_a_homeserver_that_is_not_there_is_one_failure(homeserver: FakeHomeserver) -> None:
+    await homeserver.stop()
+
+    found = await examine(homeserver.url)
+
+    assert list(found) == ["reachable"]
+    assert found["reachable"].verdict == "fail"
+
+
+async def test_a_homeserver_that_hangs_is_one_failure(homeserver: FakeHomeserver) -> None:
+    homeserver.faults["versions"] = Fault(breaks="head")
+
+    assert list(await examine(homeserver.url)) == ["reachable"]
+
+
+async def test_a_wrong_as_token_fails_and_the_server_name_is_seen_all_the_same(homeserver: FakeHomeserver) -> None:
+    homeserver.answers["/_matrix/key/v2/server"] = lambda: web.json_response({"server_name": SERVER_NAME})
+
+    found = await examine(homeserver.url, as_token="wrong")
+
+    assert verdicts(found, "fail") == {"as_token"}
+    assert "401 M_UNKNOWN_TOKEN" in found["as_token"].says
+    assert found["server name"].verdict == "pass"
+
+
+async def test_the_token_of_a_users_device_is_no_as_token(homeserver: FakeHomeserver) -> None:
+    user = {"user_id": f"@alice:{SERVER_NAME}", "device_id": "PHONE"}
+    homeserver.answers[WHOAMI] = lambda: web.json_response(user)
+
+    found = await examine(homeserver.url)
+
+    assert verdicts(found, "fail") == {"as_token"}
+    assert found["as_token"].says.startswith("it is the access token of a device of @alice:example.org")
+
+
+async def test_a_wrong_server_name_fails_and_the_right_one_is_named(homeserver: FakeHomeserver) -> None:
+    found = await examine(homeserver.url, server_name="example.com")
+
+    assert found["server name"].says == "the homeserver is example.org, and server_name is example.com"
+    assert 'server_name = "example.org"' in found["server name"].mend
+
+
+async def test_a_homeserver_without_a_login_of_its_own_fails(homeserver: FakeHomeserver) -> None:
+    homeserver.faults["login"] = Fault(answer=(404, "M_UNRECOGNIZED"))
+
+    found = await examine(homeserver.url)
+
+    assert verdicts(found, "fail") == {"appservice login"}
+    assert "Matrix Authentication Service" in found["appservice login"].says
+
+
+async def test_a_login_that_is_not_listed_is_a_warning(homeserver: FakeHomeserver) -> None:
+    homeserver.answers["/_matrix/client/v3/login"] = lambda: web.json_response({"flows": []})
+
+    assert (await examine(homeserver.url))["appservice login"].verdict == "warn"
+
+
+async def test_a_homeserver_that_hides_its_software_is_a_warning(homeserver: FakeHomeserver) -> None:
+    homeserver.answers["/_matrix/federation/v1/version"] = lambda: web.Response(status=404)
+
+    assert verdicts(await examine(homeserver.url), "warn") == {"software", "namespace"}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"), [(0, "pass"), (20, "warn"), (-20, "warn"), (90, "fail"), (-90, "fail")]
+)
+async def test_clocks_that_differ_warn_and_beyond_the_leeway_fail(
+    homeserver: FakeHomeserver, ahead: int, verdict: str
+) -> None:
+    found = await examine(homeserver.url, now=lambda: time.time() + ahead)
+
+    assert found["clock"].verdict == verdict
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Thu, 99 Nov 2026 99:99:99 GMT"])
+async def test_a_date_that_is_none_is_a_warning(homeserver: FakeHomeserver, date: str) -> None:
+    homeserver.answers["/_matrix/client/versions"] = lambda: web.json_response(
+        {"versions": ["v1.11"]}, headers={"Date": date}
+    )
+
+    assert (await examine(homeserver.url))["clock"].verdict == "warn"
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[web.BaseRequest], web.Response]) -> AsyncIterator[str]:
+    """Run a server that answers everything so."""
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        return answer(request)
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, "<html>"), (200, "{}"), (200, '{"versions": 1}'), (200, "[" * 2000), (404, ""), (302, ""), (500, "oops")],
+)
+async def test_a_server_that_is_no_homeserver_is_one_failure(status: int, body: str) -> None:
+    async with answering(lambda _: web.Response(status=status, text=body)) as url:
+        found = await examine(url)
+
+    assert list(found) == ["reachable"]
+    assert "is no homeserver" in found["reachable"].says
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "null", '{"server": 1, "flows": {}, "user_id": 1, "server_name": []}'])
+async def test_answers_of_any_shape_are_judged(body: str) -> None:
+    def answer(request: web.BaseRequest) -> web.Response:
+        text = '{"versions": []}' if request.path.endswith("/versions") else body
+        return web.Response(text=text, content_type="application/json")
+
+    async with answering(answer) as url:
+        found = await examine(url)
+
+    assert "fail" in {finding.verdict for finding in found.values()}
+
+
+async def test_a_database_that_is_ready_passes_and_stays_as_it_is(tmp_path: Path) -> None:
+    settings = DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")
+    async with open_database(settings):
+        pass
+    before = (tmp_path / "gateway.db").read_bytes()
+
+    assert (await examine_database(settings)).verdict == "pass"
+    assert (tmp_path / "gateway.db").read_bytes() == before
+
+
+async def test_a_database_that_serve_will_make_is_a_warning_and_is_not_made(tmp_path: Path) -> None:
+    finding = await examine_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db"))
+
+    assert (finding.verdict, list(tmp_path.iterdir())) == ("warn", [])
+
+
+async def test_a_database_of_another_program_fails(tmp_path: Path) -> None:
+    (tmp_path / "gateway.db").write_text("not a database, but a text that is long enough to be looked at" * 20)
+
+    finding = await examine_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db"))
+
+    assert finding.verdict == "fail"
