@@ -111,6 +111,7 @@ class FakeHomeserver:
         self.users: dict[str, User] = {}
         self.sessions: dict[str, str] = {}
         self.media: dict[str, tuple[str, bytes]] = {}
+        self.devices: dict[str, str] = {}
         self.seen: list[Seen] = []
         self.faults: dict[str, Fault] = {}
         self.answers: dict[str, Callable[[], web.Response]] = {}
@@ -184,6 +185,8 @@ class FakeHomeserver:
     def _name(self, path: str) -> str:
         if path.startswith("/_matrix/client/v3/profile/"):
             return "profile"
+        if path.startswith("/_matrix/client/v3/devices/"):
+            return "device"
         return path.rpartition("/")[2]
 
     def _answer(self, name: str, seen: Seen) -> web.Response:
@@ -197,6 +200,9 @@ class FakeHomeserver:
             ("PUT", "profile"): self._set_profile,
             ("POST", "upload"): self._upload,
             ("GET", "whoami"): self._whoami,
+            ("POST", "all"): self._log_out_all,
+            ("GET", "devices"): self._list_devices,
+            ("DELETE", "device"): self._delete_device,
             ("GET", "version"): self._version,
             ("GET", "versions"): self._versions,
         }
@@ -245,11 +251,12 @@ class FakeHomeserver:
         number = next(self._numbers)
         user_id, token = f"@{name}:{SERVER_NAME}", f"syt_{number}"
         self.sessions[token] = user_id
-        session = {
+        self.devices[token] = body.get("device_id") or f"DEVICE{number}"
+        session: dict[str, Any] = {
             "user_id": user_id,
             "access_token": token,
             "home_server": SERVER_NAME,
-            "device_id": body.get("device_id") or f"DEVICE{number}",
+            "device_id": self.devices[token],
         }
         if body.get("refresh_token"):
             session |= {"refresh_token": f"syr_{number}", "expires_in_ms": 300000}
@@ -295,6 +302,29 @@ class FakeHomeserver:
         if name not in self.users and not self.flavour.whoami_knows_all:
             raise _Refused((403, "M_FORBIDDEN"))
         return self._json({"user_id": user_id})
+
+    def _log_out_all(self, seen: Seen) -> web.Response:
+        return self._end_sessions(list(self._sessions_of(seen)))
+
+    def _list_devices(self, seen: Seen) -> web.Response:
+        return self._json({"devices": [{"device_id": self.devices[token]} for token in self._sessions_of(seen)]})
+
+    def _delete_device(self, seen: Seen) -> web.Response:
+        wanted = unquote(seen.path.rpartition("/")[2])
+        return self._end_sessions([token for token in self._sessions_of(seen) if self.devices[token] == wanted])
+
+    def _sessions_of(self, seen: Seen) -> Iterator[str]:
+        """The sessions of the user that the application service names."""
+        self._check_appservice(seen)
+        user_id = parse_qs(urlsplit(seen.target).query)["user_id"][0]
+        if user_id[1:].partition(":")[0] not in self.users:
+            raise _Refused((403, "M_FORBIDDEN"))
+        return (token for token, owner in self.sessions.items() if owner == user_id)
+
+    def _end_sessions(self, tokens: list[str]) -> web.Response:
+        for token in tokens:
+            del self.sessions[token], self.devices[token]
+        return self._json({})
 
     def _version(self, _seen: Seen) -> web.Response:
         return self._json({"server": {"name": self.flavour.name, "version": "1"}})

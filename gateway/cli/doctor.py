@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import rich_click as click
-import yaml
 
 from gateway.cli.console import config_option, json_option, say
 from gateway.config import Configuration, load
@@ -67,15 +66,13 @@ def registration_findings(configuration: Configuration, path: Path | None) -> li
     if not path.exists():
         says = "can't be asked of the homeserver, and the registration file is not known"
         return [Finding("rate_limited", "warn", says, "name the file by --registration")]
+    from gateway.cli.yaml_file import read_yaml  # noqa: PLC0415 - `serve` needs no PyYAML
+
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError([f"{path}: can't be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError, OverflowError):
-        value = None
-    if not isinstance(value, dict):
-        return [Finding("registration", "fail", f"{path} is not YAML with keys", "write it by `registration`")]
-    return list(_judge(value, configuration.as_token, configuration.settings.homeserver.server_name))
+        registration = read_yaml(path)
+    except ConfigurationError as error:
+        return [Finding("registration", "fail", error.problems[0], "name the right file by --registration")]
+    return list(_judge(registration, configuration.as_token, configuration.settings.homeserver.server_name))
 
 
 def _judge(registration: dict[str, Any], as_token: str, server_name: str) -> Iterator[Finding]:

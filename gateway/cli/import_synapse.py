@@ -9,18 +9,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import Field
 
 from gateway.cli.imported import ForeignTable, Imported, address, read_table, server_name_of, set_key
+from gateway.cli.yaml_file import read_yaml
 from gateway.core.keys import ALGORITHMS, Format
 from gateway.errors import ConfigurationError
 
 _FORMATS: Final[dict[str, Format]] = {
     name: key_format for key_format in ("HMAC", "ECDSA", "RSA", "EDDSA") for name in ALGORITHMS[key_format]
 }
-# All that PyYAML raises for a value that its own tag does not fit, such as `!!int ""`.
-_NOT_YAML: Final = (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError, OverflowError)
 
 _DIFFERENCES: Final = (
     (
@@ -50,7 +48,7 @@ def read_synapse(paths: Sequence[Path]) -> Imported:
     """Read the file, or several as Synapse does: later ones win; raises `ConfigurationError`."""
     table: dict[str, Any] = {}
     for path in paths:
-        table |= _read_yaml(path)
+        table |= read_yaml(path)
     source = paths[-1]
     if "jwt_config" not in table:
         raise ConfigurationError([f"{source}: there is no jwt_config; name the file that has it"])
@@ -67,22 +65,6 @@ def read_synapse(paths: Sequence[Path]) -> Imported:
     _set_jwt(imported, theirs)
     set_key(imported, key_format, theirs.secret, theirs.algorithm)
     return imported
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError([f"{path}: can't be read: {error.strerror}"]) from None
-    except _NOT_YAML as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigurationError(
-            [f"{place}: not YAML; {getattr(error, 'problem', None) or 'a value does not fit'}"]
-        ) from None
-    if not isinstance(value, dict):
-        raise ConfigurationError([f"{path}: not a configuration of Synapse: no keys at its top"])
-    return value
 
 
 def _set_jwt(imported: Imported, theirs: _JwtConfig) -> None:

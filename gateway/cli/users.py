@@ -1,7 +1,8 @@
-"""`users`: the accounts that the database knows."""
+"""`users`: the accounts that the database knows, and their sessions on the homeserver."""
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,15 +12,20 @@ import rich_click as click
 
 from gateway.cli.console import config_option, json_option, print_table, say
 from gateway.config import Configuration, load
-from gateway.core.accounts import Account
+from gateway.core.accounts import Account, State
 from gateway.errors import Refused, Unusable
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
+from gateway.upstream.devices import end_sessions
+from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
+from gateway.upstream.pool import Pool
+
+_user = click.argument("user")
 
 
 @click.group()
 def users() -> None:
-    """Show the accounts that log in through the gateway."""
+    """Show and lock the accounts that log in through the gateway."""
 
 
 @users.command(name="list")
@@ -43,14 +49,13 @@ def list_users(path: Path, *, as_json: bool) -> None:
 
 
 @users.command()
-@click.argument("user")
+@_user
 @config_option
 @json_option
 def show(user: str, path: Path, *, as_json: bool) -> None:
     """Show one account; USER is a localpart or a whole user id."""
     configuration = load(path, with_secrets=False)
-    localpart = user.removeprefix("@").removesuffix(f":{configuration.settings.homeserver.server_name}")
-    found = asyncio.run(_accounts(configuration, localpart))
+    found = asyncio.run(_accounts(configuration, _localpart(user, configuration)))
     if not found:
         raise Unusable(f"No account of {user} is in the database; `users list` shows those that are.")
     row = _described(found[0], configuration)
@@ -58,6 +63,93 @@ def show(user: str, path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps(row, indent=2))
         return
     print_table(("", ""), [(key, _cell(value)) for key, value in row.items()])
+
+
+@users.command()
+@_user
+@config_option
+def lock(user: str, path: Path) -> None:
+    """Refuse logins of an account through the gateway, and end its sessions."""
+    configuration = load(path)
+    localpart = _localpart(user, configuration)
+    if not asyncio.run(_change(configuration, localpart, Accounts.lock)):
+        raise Unusable(
+            f"No account of {user} is in the database. `users logout` ends the sessions of any user; to keep out one"
+            " who never logged in through the gateway, use [identity] deny."
+        )
+    say(f"Locked {_user_id(localpart, configuration)}: a token does not log it in any more.")
+    _end_sessions(configuration, localpart, "It is locked, but")
+
+
+@users.command()
+@_user
+@config_option
+def unlock(user: str, path: Path) -> None:
+    """Let a locked account log in again."""
+    configuration = load(path, with_secrets=False)
+    localpart = _localpart(user, configuration)
+    if not asyncio.run(_change(configuration, localpart, Accounts.unlock)):
+        raise Unusable(f"No account of {user} is locked; `users list` shows the state of each.")
+    say(f"Unlocked {_user_id(localpart, configuration)}.")
+
+
+@users.command()
+@_user
+@config_option
+def logout(user: str, path: Path) -> None:
+    """End every session of a user of the homeserver; the user may log in again."""
+    configuration = load(path)
+    _end_sessions(configuration, _localpart(user, configuration), "")
+
+
+def _end_sessions(configuration: Configuration, localpart: str, before: str) -> None:
+    user_id = _user_id(localpart, configuration)
+    try:
+        known = asyncio.run(_ended(configuration, user_id))
+    except (Refused, HomeserverAnswered) as error:
+        reason = error.reason if isinstance(error, Refused) else f"the homeserver answered {error}"
+        raise Unusable(
+            f"{before} the sessions of {user_id} could not be ended: {reason}.".strip()
+            + f"\nThey may go on. Repeat: matrix-login-gateway users logout {user_id} -c {configuration.path}"
+        ) from error
+    if known:
+        say(f"Ended all sessions of {user_id}.")
+    elif before:
+        say(f"There is no session to end: the homeserver has no user {user_id}.")
+    else:
+        raise Unusable(f"The homeserver has no user {user_id}.")
+
+
+async def _ended(configuration: Configuration, user_id: str) -> bool:
+    settings = configuration.settings.homeserver
+    pool = Pool(settings)
+    try:
+        return await end_sessions(Homeserver(pool, settings.server_name, configuration.as_token), user_id)
+    finally:
+        await pool.close()
+
+
+async def _change(
+    configuration: Configuration, localpart: str, change: Callable[[Accounts, str], Awaitable[bool]]
+) -> bool:
+    try:
+        async with open_database(configuration.settings.database, upgrade=False) as database:
+            return await change(Accounts(database), localpart)
+    except Refused as refused:
+        raise Unusable(f"The database can't be written: {refused.reason}.") from refused
+
+
+def _localpart(user: str, configuration: Configuration) -> str:
+    """Return the localpart of a name or a user id; raises `BadParameter` for a user of another server."""
+    server_name = configuration.settings.homeserver.server_name
+    localpart = user.removeprefix("@").removesuffix(f":{server_name}")
+    if ":" in localpart:
+        raise click.BadParameter(f"not a user of {server_name}")
+    return localpart
+
+
+def _user_id(localpart: str, configuration: Configuration) -> str:
+    return f"@{localpart}:{configuration.settings.homeserver.server_name}"
 
 
 async def _accounts(configuration: Configuration, localpart: str | None) -> list[Account]:
@@ -73,10 +165,10 @@ async def _accounts(configuration: Configuration, localpart: str | None) -> list
 
 
 def _described(account: Account, configuration: Configuration) -> dict[str, Any]:
-    server_name = configuration.settings.homeserver.server_name
     return {
-        "user_id": f"@{account.localpart}:{server_name}",
+        "user_id": _user_id(account.localpart, configuration),
         **asdict(account),
+        "state": State.LOCKED if account.state.is_locked else account.state,
         "created_at": _moment(account.created_at),
         "last_seen_at": _moment(account.last_seen_at),
     }

@@ -28,6 +28,13 @@ class State(enum.StrEnum):
     PENDING = "pending"
     ACTIVE = "active"
     LOCKED = "locked"
+    # What was not active when it was locked, and is `pending` again when it is unlocked.
+    LOCKED_PENDING = "locked_pending"
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether nobody may log in."""
+        return self in {State.LOCKED, State.LOCKED_PENDING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +102,18 @@ def next_step(account: Account | None, rules: AccountRules, now: float) -> Step:
     """Return what to do for this account at `now` (seconds since the epoch); raises `Refused` when it is locked."""
     if account is not None and account.state is State.ACTIVE:
         return Step.OPEN_SESSION
-    if account is not None and account.state is State.LOCKED:
-        raise Refused(Refusal.ACCOUNT_LOCKED, reason="locked in the gateway's database")
+    check_open(account)
     if account is not None and rules.existing_accounts == "refuse" and _is_registering(account, now):
         return Step.WAIT
     if not rules.register_user or (account is None and rules.existing_accounts == "refuse"):
         return Step.ASK_HOMESERVER
     return Step.PROVIDE
+
+
+def check_open(account: Account | None) -> None:
+    """Refuse an account that is locked."""
+    if account is not None and account.state.is_locked:
+        raise Refused(Refusal.ACCOUNT_LOCKED, reason="locked in the gateway's database")
 
 
 def _is_registering(account: Account, now: float) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, or_, select, update
+from sqlalchemy import Select, bindparam, case, delete, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from gateway.core.accounts import Account, State
@@ -20,6 +20,23 @@ _SAW = (
     update(accounts)
     .where(accounts.c.localpart == bindparam("of_localpart"))
     .values(last_seen_at=bindparam("seen_at"))
+)
+_LOCKED = (State.LOCKED, State.LOCKED_PENDING)
+_LOCK = (
+    update(accounts)
+    .where(accounts.c.localpart == bindparam("of_localpart"))
+    .values(
+        state=case(
+            (accounts.c.state.in_(_LOCKED), accounts.c.state),
+            (accounts.c.state == State.ACTIVE, State.LOCKED),
+            else_=State.LOCKED_PENDING,
+        )
+    )
+)
+_UNLOCK = (
+    update(accounts)
+    .where(accounts.c.localpart == bindparam("of_localpart"), accounts.c.state.in_(_LOCKED))
+    .values(state=case((accounts.c.state == State.LOCKED, State.ACTIVE), else_=State.PENDING))
 )
 
 
@@ -81,6 +98,16 @@ class Accounts:
                 update(accounts).where(accounts.c.localpart == localpart, unfinished).values(state=state)
             )
             return moved.rowcount == 1
+
+    async def lock(self, localpart: str) -> bool:
+        """Lock an account, whatever its state; False when there is none."""
+        async with self._database.connect() as connection:
+            return (await connection.execute(_LOCK, {"of_localpart": localpart})).rowcount == 1
+
+    async def unlock(self, localpart: str) -> bool:
+        """Give an account the state back that it was locked in; False when there is none that is locked."""
+        async with self._database.connect() as connection:
+            return (await connection.execute(_UNLOCK, {"of_localpart": localpart})).rowcount == 1
 
     async def saw(self, seen_at: dict[str, int]) -> None:
         """Note when users logged in, by their localparts, in one transaction."""

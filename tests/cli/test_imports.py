@@ -304,7 +304,7 @@ def test_the_commands_print_a_file_and_warn_that_it_holds_a_secret(tmp_path: Pat
     ("command", "text", "complaint"),
     [
         ("synapse", "a: [", "1: not YAML"),
-        ("synapse", "just text", "not a configuration of Synapse"),
+        ("synapse", "just text", "has no keys at its top"),
         ("synapse", "server_name: example.org", "there is no jwt_config"),
         ("palpo", "a = ", "not TOML"),
         ("palpo", "a = 1", "there is no table [jwt]"),

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,8 @@ from gateway.core.identity import Identity
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
 from tests.cli.commands import TABLES, configured, run
+from tests.fake_homeserver import FakeHomeserver, User
+from tests.running_gateway import RunningGateway, mint, running_gateway
 
 
 @pytest.fixture
@@ -65,6 +69,27 @@ def test_list_prints_json_for_scripts(configuration: Configuration) -> None:
 
     assert [row["user_id"] for row in rows] == ["@alice:example.org", "@bob:example.org"]
     assert rows[0]["created_at"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_a_locked_account_is_shown_as_locked_whatever_it_was(configuration: Configuration) -> None:
+    change(configuration, Accounts.lock, "alice", "bob")
+
+    rows = json.loads(run("users", "list", "--json", "-c", str(configuration.path)).stdout)
+
+    assert [row["state"] for row in rows] == ["locked", "locked"]
+
+
+def change(
+    configuration: Configuration, how: Callable[[Accounts, str], Coroutine[Any, Any, bool]], *localparts: str
+) -> None:
+    """Change rows as the gateway's own code does."""
+
+    async def do() -> None:
+        async with open_database(configuration.settings.database) as database:
+            for localpart in localparts:
+                assert await how(Accounts(database), localpart)
+
+    asyncio.run(do())
 
 
 @pytest.mark.parametrize("name", ["alice", "@alice:example.org"])
@@ -132,3 +157,124 @@ def test_a_newer_schema_is_refused_in_one_line(configuration: Configuration, com
     assert result.returncode == 1
     assert "its schema (revision 9999) is of a newer version" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+ALICE = "@alice:example.org"
+
+
+async def users(gateway: RunningGateway, *arguments: str) -> tuple[int, str, str]:
+    """Status, output and errors of a command beside the running gateway."""
+    result = await asyncio.to_thread(run, "users", *arguments, "-c", str(gateway.configuration.path))
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[RunningGateway]:
+    async with running_gateway(tmp_path, homeserver.url) as running:
+        yield running
+
+
+async def test_lock_refuses_logins_of_a_running_gateway_and_ends_the_sessions(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    for name in ("alice", "bob"):
+        await gateway.log_in(mint(name))
+
+    status, out, errors = await users(gateway, "lock", ALICE)
+
+    assert (status, errors) == (0, "")
+    assert out.splitlines() == [
+        f"Locked {ALICE}: a token does not log it in any more.",
+        f"Ended all sessions of {ALICE}.",
+    ]
+    assert list(homeserver.sessions.values()) == ["@bob:example.org"]
+    assert (await gateway.log_in(mint())).body["errcode"] == "M_USER_LOCKED"
+
+
+async def test_unlock_lets_the_account_in_again(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
+    await gateway.log_in(mint())
+    await users(gateway, "lock", "alice")
+
+    assert await users(gateway, "unlock", "alice") == (0, f"Unlocked {ALICE}.\n", "")
+
+    assert (await gateway.log_in(mint())).body["user_id"] == ALICE
+    assert homeserver.registered == 1
+
+
+async def test_unlock_of_what_is_not_locked_fails_in_one_line(gateway: RunningGateway) -> None:
+    await gateway.log_in(mint())
+
+    for name in ("alice", "carol"):
+        status, _, errors = await users(gateway, "unlock", name)
+        assert (status, errors) == (
+            1,
+            f"No account of {name} is locked; `users list` shows the state of each.\n",
+        )
+
+
+async def test_logout_ends_the_sessions_and_locks_nothing(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    await gateway.log_in(mint())
+
+    assert await users(gateway, "logout", "alice") == (0, f"Ended all sessions of {ALICE}.\n", "")
+
+    assert homeserver.sessions == {}
+    assert (await gateway.log_in(mint())).status == 200
+
+
+async def test_logout_reaches_users_who_never_came_through_the_gateway(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.users["carol"] = User("Carol")
+    homeserver.sessions["c"], homeserver.devices["c"] = "@carol:example.org", "PHONE"
+
+    assert (await users(gateway, "logout", "carol"))[0] == 0
+
+    assert homeserver.sessions == {}
+
+
+async def test_a_lock_whose_sessions_go_on_is_a_failure_and_says_so(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    await gateway.log_in(mint())
+    await homeserver.stop()
+
+    status, out, errors = await users(gateway, "lock", "alice")
+
+    assert status == 1
+    assert out == f"Locked {ALICE}: a token does not log it in any more.\n"
+    assert errors.startswith(f"It is locked, but the sessions of {ALICE} could not be ended: ")
+    assert f"They may go on. Repeat: matrix-login-gateway users logout {ALICE}" in errors
+    await homeserver.start()
+    assert (await gateway.log_in(mint())).body["errcode"] == "M_USER_LOCKED"
+
+
+async def test_a_user_that_the_database_does_not_know_is_not_locked(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    homeserver.users["carol"] = User("Carol")
+
+    status, out, errors = await users(gateway, "lock", "carol")
+
+    assert (status, out) == (1, "")
+    assert errors.startswith("No account of carol is in the database.")
+
+
+@pytest.mark.parametrize("command", ["lock", "unlock", "logout"])
+async def test_a_user_of_another_server_is_wrong_usage(gateway: RunningGateway, command: str) -> None:
+    status, _, errors = await users(gateway, command, "@alice:example.com")
+
+    assert status == 2
+    assert "not a user of example.org" in errors
+
+
+async def test_logout_of_a_user_that_is_nowhere_makes_no_account(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    assert await users(gateway, "logout", "carol") == (
+        1,
+        "",
+        "The homeserver has no user @carol:example.org.\n",
+    )
+    assert homeserver.users == {}

@@ -104,3 +104,38 @@ async def test_any_subject_is_kept_as_it_is(accounts: Accounts, text: str) -> No
 
     (account,) = await accounts.find(Identity(text, text, "other", "@other:example.org"))
     assert (account.issuer, account.subject) == (text, text)
+
+
+@pytest.mark.parametrize("state", [State.REGISTERING, State.PENDING, State.ACTIVE])
+async def test_an_unlocked_account_is_what_it_was_but_never_registering(accounts: Accounts, state: State) -> None:
+    await accounts.claim(ALICE, 1)
+    if state is State.PENDING:
+        await accounts.keep_pending("alice")
+    if state is State.ACTIVE:
+        await accounts.activate("alice")
+
+    for _ in range(2):
+        assert await accounts.lock("alice")
+        assert [row.state.is_locked for row in await accounts.all()] == [True]
+    assert await accounts.unlock("alice")
+
+    (account,) = await accounts.all()
+    assert account.state is (State.ACTIVE if state is State.ACTIVE else State.PENDING)
+    assert not await accounts.unlock("alice")
+
+
+async def test_nothing_that_a_login_writes_unlocks_an_account(accounts: Accounts) -> None:
+    await accounts.claim(ALICE, 1)
+    await accounts.lock("alice")
+
+    await accounts.activate("alice")
+    await accounts.give_up("alice")
+
+    assert not await accounts.keep_pending("alice")
+    assert not await accounts.claim(ALICE, 2)
+    assert [row.state for row in await accounts.all()] == [State.LOCKED_PENDING]
+
+
+async def test_an_account_that_is_not_there_is_not_locked(accounts: Accounts) -> None:
+    assert not await accounts.lock("alice")
+    assert not await accounts.unlock("alice")
