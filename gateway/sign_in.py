@@ -16,6 +16,7 @@ from gateway.core.accounts import (
     Step,
     check_existence,
     check_made,
+    check_open,
     choose_account,
     lacks_issuer,
     next_step,
@@ -126,6 +127,8 @@ class SignIn:
             await self._use_up(who, request, now)
             account, made = await self._admit(who, account)
             reply = await self._open_session(account, issuer.accounts, request, client)
+            # Whoever locked it meanwhile has ended the sessions that were there; nobody gets the token of this one.
+            check_open(await self.accounts.get(account.localpart))
         except (Refused, HomeserverAnswered) as error:
             error.user_id = identity.user_id if account is None else self._user_id(account)
             if isinstance(error, NotConnected):

@@ -15,6 +15,8 @@ import pytest
 from aiohttp import web
 
 from gateway.core.accounts import REGISTRATION_SECONDS
+from gateway.storage.accounts import Accounts
+from gateway.storage.database import open_database
 from tests.fake_homeserver import FLAVOURS, PALPO, FakeHomeserver, Fault, Flavour, User, running_homeserver
 from tests.raw_http import connected
 from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, RunningGateway, mint, running_gateway
@@ -105,14 +107,14 @@ async def test_a_login_that_broke_off_is_finished_by_the_next_one_after_a_restar
     assert rows(tmp_path) == [("alice", "alice", "active")]
 
 
-async def test_an_ordinary_login_reads_the_database_once_and_writes_nothing(
+async def test_an_ordinary_login_reads_the_database_before_and_after_the_session_and_writes_nothing(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await gateway.log_in(mint())).status == 200
     caplog.set_level("DEBUG", "aiosqlite")
     assert (await gateway.log_in(mint())).status == 200
     done = [record.getMessage() for record in caplog.records if record.getMessage().startswith("executing")]
-    assert [" FROM accounts " in message.replace("\\n", " ") for message in done] == [True]
+    assert [" FROM accounts " in message.replace("\\n", " ") for message in done] == [True, True]
 
 
 async def test_a_homeserver_that_dies_between_registration_and_login_is_waited_for(
@@ -605,3 +607,22 @@ async def test_no_secret_ever_stands_in_the_log(
             assert secret.rpartition(".")[2] not in text
     assert "login_refused" in gateway.log
     assert "request_refused" in gateway.log
+
+
+async def test_an_account_that_is_locked_while_its_session_is_opened_gets_no_token(
+    gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    await gateway.log_in(mint())
+    opening = asyncio.Event()
+    homeserver.arrived.clear()
+    homeserver.faults["login"] = Fault(wait=opening)
+    login = asyncio.ensure_future(gateway.log_in(mint()))
+    await homeserver.arrived.wait()
+    async with open_database(gateway.configuration.settings.database) as database:
+        await Accounts(database).lock("alice")
+    opening.set()
+
+    answer = await login
+
+    assert (answer.status, answer.body["errcode"]) == (401, "M_USER_LOCKED")
+    assert "access_token" not in answer.body
