@@ -8,7 +8,6 @@ import sys
 
 import rich_click as click
 
-from gateway import __version__
 from gateway.cli.console import print_failure, print_problems
 from gateway.cli.database import database
 from gateway.cli.demo import demo
@@ -18,11 +17,12 @@ from gateway.cli.serve import serve
 from gateway.cli.setup import check, init, registration
 from gateway.cli.token import token
 from gateway.cli.users import users
+from gateway.cli.version import version_option
 from gateway.errors import ConfigurationError, Unusable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="matrix-login-gateway")
+@version_option
 def cli() -> None:
     """JSON Web Token login for any Matrix homeserver, as a gateway in front of it."""
 
@@ -34,7 +34,7 @@ for command in (serve, check, doctor, registration, init, import_, token, users,
 def main() -> None:
     """Run the command line; the entry point of the installed program."""
     try:
-        cli()
+        cli(prog_name="matrix-login-gateway")  # also as `python -m gateway`: it names the completion's variable
     except ConfigurationError as error:
         print_problems(error.problems)
         sys.exit(2)
