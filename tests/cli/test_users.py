@@ -13,6 +13,7 @@ from gateway.config import Configuration
 from gateway.core.identity import Identity
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
+from gateway.storage.migrate import migrations_directory
 from tests.cli.commands import TABLES, configured, run
 from tests.fake_homeserver import FakeHomeserver, User
 from tests.running_gateway import RunningGateway, mint, running_gateway
@@ -141,8 +142,12 @@ def test_show_of_a_stranger_fails_in_one_line(configuration: Configuration) -> N
 def test_upgrade_says_what_it_did(tmp_path: Path) -> None:
     path = str(configured(tmp_path, TABLES).path)
 
-    assert run("database", "upgrade", "-c", path).stdout == "Upgraded the schema from nothing to revision 0001.\n"
-    assert run("database", "upgrade", "-c", path).stdout == "The schema is up to date (revision 0001).\n"
+    newest = max(file.name[:4] for file in migrations_directory().glob("versions/*.py"))
+
+    assert (
+        run("database", "upgrade", "-c", path).stdout == f"Upgraded the schema from nothing to revision {newest}.\n"
+    )
+    assert run("database", "upgrade", "-c", path).stdout == f"The schema is up to date (revision {newest}).\n"
 
 
 @pytest.mark.parametrize("command", [["database", "upgrade"], ["users", "list"], ["serve"]])
