@@ -14,34 +14,24 @@ from typing import Final, Literal, TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_der_private_key,
-    load_der_public_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from gateway.core import public_keys
+
 Format: TypeAlias = Literal["HMAC", "B64HMAC", "ECDSA", "RSA", "EDDSA"]
 Key: TypeAlias = OctKey | RSAKey | ECKey | OKPKey
-PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
 
 # RFC 7518 3.2: a key of the same size as the hash output or larger.
 MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-# RFC 7518 3.4.
-_CURVE_ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-# RFC 7518 3.3 and 3.5.
-MIN_RSA_BITS: Final = 2048
 
 ALGORITHMS: Final[dict[Format, tuple[str, ...]]] = {
     "HMAC": tuple(MIN_SECRET_BYTES),
     "B64HMAC": tuple(MIN_SECRET_BYTES),
-    "ECDSA": tuple(_CURVE_ALGORITHMS.values()),
-    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
-    "EDDSA": ("EdDSA", "Ed25519", "Ed448"),
+    "ECDSA": public_keys.ALGORITHMS["ECDSA"],
+    "RSA": public_keys.ALGORITHMS["RSA"],
+    "EDDSA": public_keys.ALGORITHMS["EDDSA"],
 }
 
 
@@ -64,22 +54,39 @@ class UnfitKeys(Exception):
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A key and the algorithms that it may verify."""
+    """A key, the algorithms that it may verify, and its name (RFC 7517 4.5), if it has one."""
 
     key: Key
     algorithms: frozenset[str]
+    kid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The keys that can verify tokens, and all the algorithms that are allowed."""
+    """The keys that can verify tokens, and all the algorithms that are allowed.
+
+    `most` is how many keys a token is tried with; None: all, for keys that the operator listed one by one.
+    """
 
     keys: tuple[VerificationKey, ...]
     algorithms: frozenset[str]
+    most: int | None = None
 
-    def candidates(self, algorithm: str) -> list[Key]:
-        """Return the keys that may verify a token with that `alg`."""
-        return [entry.key for entry in self.keys if algorithm in entry.algorithms]
+    def candidates(self, algorithm: str, kid: str | None = None) -> list[Key]:
+        """Return the keys that may verify a token with that `alg` and `kid`, in the order to try them.
+
+        Keys without a name come after those of that name: a PEM or an HMAC secret has none, whatever its issuer calls
+        it in the header. Without a `kid`, all that fit the algorithm.
+        """
+        fitting = [entry for entry in self.keys if algorithm in entry.algorithms]
+        if kid is not None:
+            named = [entry for entry in fitting if entry.kid == kid]
+            fitting = named + [entry for entry in fitting if entry.kid is None]
+        return [entry.key for entry in fitting[: self.most]]
+
+    def knows(self, algorithm: str, kid: str) -> bool:
+        """Say whether a key of that name may verify a token with that `alg`."""
+        return any(entry.kid == kid and algorithm in entry.algorithms for entry in self.keys)
 
 
 def build_key_set(
@@ -148,9 +155,14 @@ def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_w
             f" {need}; make a longer one with `openssl rand -hex {need}`,"
             " or set allow_weak_secret = true if you can't"
         )
+    return VerificationKey(oct_key(raw), fitting)
+
+
+def oct_key(raw: bytes) -> OctKey:
+    """Return a secret as joserfc takes it; its length is judged before."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SecurityWarning)  # its length is judged above
-        return VerificationKey(OctKey.import_key(raw), fitting)
+        warnings.simplefilter("ignore", SecurityWarning)
+        return OctKey.import_key(raw)
 
 
 def _is_asymmetric(secret: str) -> bool:
@@ -210,77 +222,11 @@ def secret_octets(key_format: Format, secret: str) -> bytes:
 
 
 def _public_key(key_format: Format, pem: str, algorithms: list[str]) -> VerificationKey:
-    public_key = _load_pem(pem)
-    fitting = _FITTING[key_format](public_key)
+    key = public_keys.load_pem(pem)
+    if (kind := public_keys.kind(key)) != key_format:
+        raise ValueError(f"an {kind.replace('EDDSA', 'EdDSA')} key where format says {key_format}")
+    fitting = public_keys.fitting(key)
     usable = frozenset(fitting) & frozenset(algorithms)
     if not usable:
         raise ValueError(f"the key fits {' and '.join(fitting)}, which algorithm does not list")
-    spki = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    imported: Key
-    if isinstance(public_key, rsa.RSAPublicKey):
-        imported = RSAKey.import_key(spki)
-    elif isinstance(public_key, ec.EllipticCurvePublicKey):
-        imported = ECKey.import_key(spki)
-    else:
-        imported = OKPKey.import_key(spki)
-    return VerificationKey(imported, usable)
-
-
-def _load_pem(pem: str) -> PublicKey:
-    if not pem.strip():
-        raise ValueError("it is empty; put a PEM public key or certificate there")
-    labels = re.findall(r"-----BEGIN ([A-Z0-9 ]+)-----", pem)
-    if any(label.endswith("PRIVATE KEY") for label in labels):
-        raise ValueError(
-            "this is a private key, which belongs to the issuer alone; get the public one with"
-            " `openssl pkey -in private.pem -pubout`"
-        )
-    if len(labels) > 1:
-        raise ValueError(f"there are {len(labels)} PEM blocks; give one key or certificate, or a list of files")
-    try:
-        if labels == ["CERTIFICATE"]:
-            key: object = x509.load_pem_x509_certificate(pem.strip().encode()).public_key()
-        else:
-            key = load_pem_public_key(pem.strip().encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("it is not a PEM public key or certificate that can be read") from None
-    if not isinstance(key, PublicKey):
-        raise ValueError(f"a key of the kind {type(key).__name__} can't verify tokens")
-    return key
-
-
-def _fitting_rsa(key: PublicKey) -> tuple[str, ...]:
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise ValueError(f"{_kind(key)} key where format says RSA")
-    if key.key_size < MIN_RSA_BITS:
-        raise ValueError(f"an RSA key of {key.key_size} bits is too small; use {MIN_RSA_BITS} or more")
-    return ALGORITHMS["RSA"]
-
-
-def _fitting_ecdsa(key: PublicKey) -> tuple[str, ...]:
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ValueError(f"{_kind(key)} key where format says ECDSA")
-    if key.curve.name not in _CURVE_ALGORITHMS:
-        raise ValueError(f"the curve {key.curve.name} has no algorithm here; use P-256, P-384 or P-521")
-    return (_CURVE_ALGORITHMS[key.curve.name],)
-
-
-def _fitting_eddsa(key: PublicKey) -> tuple[str, ...]:
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return ("EdDSA", "Ed25519")
-    if isinstance(key, ed448.Ed448PublicKey):
-        return ("EdDSA", "Ed448")
-    raise ValueError(f"{_kind(key)} key where format says EDDSA")
-
-
-_FITTING: Final[dict[Format, Callable[[PublicKey], tuple[str, ...]]]] = {
-    "RSA": _fitting_rsa,
-    "ECDSA": _fitting_ecdsa,
-    "EDDSA": _fitting_eddsa,
-}
-
-
-def _kind(key: PublicKey) -> str:
-    if isinstance(key, rsa.RSAPublicKey):
-        return "an RSA"
-    return "an ECDSA" if isinstance(key, ec.EllipticCurvePublicKey) else "an EdDSA"
+    return VerificationKey(public_keys.imported(key), usable)

@@ -112,15 +112,18 @@ def is_signed(token: str, trust: Trust) -> bool:
 
 
 def verify_signature(token: str, header: dict[str, Any], key_set: KeySet) -> bytes:
-    """Return the payload, verified with one of the keys that fit the header's `alg` (RFC 7515 5.2)."""
+    """Return the payload, verified with one of the keys that fit the header (RFC 7515 4.1.4, 5.2)."""
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in key_set.algorithms:
         name = algorithm[:32] if isinstance(algorithm, str) else "no 'alg' in the header"
         raise Refused(Refusal.UNSUPPORTED_ALGORITHM, name)
+    kid = header.get("kid")
+    if "kid" in header and not isinstance(kid, str):
+        raise Refused(Refusal.NO_KEY, "the 'kid' of the header is no text")
     registry = _registry(key_set.algorithms)
-    keys = key_set.candidates(algorithm)
+    keys = key_set.candidates(algorithm, kid)
     if not keys:
-        raise Refused(Refusal.NO_KEY, f"no key for {algorithm}")
+        raise Refused(Refusal.NO_KEY, f"no key for {algorithm}" + ("" if kid is None else f" is named {kid[:64]!a}"))
     for key in keys:
         try:
             return deserialize_compact(token, key, registry=registry).payload or b""
