@@ -6,7 +6,7 @@ http1, sockets                what is used of aiohttp's inner parts, what the sy
 core/                         decisions: plain functions and frozen values, no I/O, no clock
 storage/                      the only SQL
 upstream/                     the only calls to other servers
-issuers, issuer_keys          whose tokens are believed, and where the keys that verify them come from
+issuers, *_keys               whose tokens are believed, and where the keys that verify them come from
 sign_in, profile              the story of a login: verify, identify, provide an account, open a session; its profile
 web/                          the only aiohttp.web: listeners, routes, login, relay, health
 app                           builds everything and runs it

@@ -4,7 +4,7 @@ import asyncio
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +13,8 @@ from aiohttp import web
 
 from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer
 from gateway.errors import ConfigurationError
-from gateway.issuer_keys import FixedKeys
+from gateway.fetched_keys import FetchedKeys
+from gateway.issuer_keys import FixedKeys, KeySource
 from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger, get_logger
@@ -22,6 +23,7 @@ from gateway.sign_in import SignIn
 from gateway.storage.accounts import Accounts
 from gateway.storage.avatars import Avatars
 from gateway.storage.database import Database, open_database
+from gateway.storage.key_sets import KeySets
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
@@ -78,9 +80,10 @@ async def serve(configuration: Configuration) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Lasting:
-    """What stays as it is over every reload."""
+    """What stays as it is over every reload; `now` gives seconds since the epoch."""
 
     log: Logger
+    now: Callable[[], float]
     database: Database
     background: Background
     last_seen: LastSeen
@@ -95,6 +98,7 @@ class _Parts:
     homeserver: Homeserver
     limits: Limits
     images: Images
+    fetched: Mapping[KeySource, FetchedKeys]
     gateway: Gateway
 
 
@@ -121,12 +125,20 @@ class Running:
             log.error("reload_failed", problems=error.problems, hint=hint)  # noqa: TRY400 - a trace would say less
             return
         _warn(configuration, log)
-        self._parts = parts = _build(configuration, self._lasting, before)
+        parts = _build(configuration, self._lasting, before)
+        await _exchange(before.fetched, parts.fetched)
+        self._parts = parts
         self._server.use(parts.gateway)
         self._health.homeserver = parts.homeserver
         if parts.pool is not before.pool:
             await before.pool.close()
         log.info("reloaded", after_restart=" ".join(_changed_at_start(before.configuration, configuration)))
+
+    def hurry(self) -> None:
+        """Begin no further work of our own: the gateway stops."""
+        self._lasting.last_seen.hurry()
+        for keys in self._parts.fetched.values():
+            keys.stop()
 
     async def close(self) -> None:
         """End what the current parts hold."""
@@ -134,14 +146,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Running]:
-    """Run the gateway while the context is open."""
+async def running(
+    configuration: Configuration, log: Logger, now: Callable[[], float] = time.time
+) -> AsyncIterator[Running]:
+    """Run the gateway while the context is open; `now` gives seconds since the epoch."""
     settings = configuration.settings
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database))
         background = Background(log)
         last_seen = LastSeen(Accounts(database), background)
-        lasting = _Lasting(log, database, background, last_seen)
+        lasting = _Lasting(log, now, database, background, last_seen)
         parts = _build(configuration, lasting, None)
         health = Health(database, parts.homeserver)
         server = Server(parts.gateway)
@@ -156,7 +170,8 @@ async def running(configuration: Configuration, log: Logger) -> AsyncIterator[Ru
                 reuse_port=settings.server.reuse_port,
             )
             await stack.enter_async_context(admin)
-        stack.callback(last_seen.hurry)
+        stack.callback(gateway.hurry)
+        await _exchange({}, parts.fetched)
         gateway.addresses = await stack.enter_async_context(listening(server, settings.server))
         yield gateway
 
@@ -175,9 +190,10 @@ def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | Non
     images = before.images if before and old and old.profile == settings.profile else Images(settings.profile)
     homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
     avatars = Avatars(lasting.database)
+    fetched = _fetched(configuration, lasting, before.fetched if before else {})
     sign_in = SignIn(
         issuers=Issuers(
-            [_issuer(issuer, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
+            [_issuer(issuer, fetched, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
         ),
         limits=limits,
         accounts=Accounts(lasting.database),
@@ -187,16 +203,39 @@ def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | Non
         sessions=AppserviceSessions(homeserver),
         profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),
         background=lasting.background,
-        now=time.time,
+        now=lasting.now,
         log=log,
     )
-    return _Parts(configuration, pool, homeserver, limits, images, _gateway(configuration, sign_in, pool, log))
+    gateway = _gateway(configuration, sign_in, pool, log)
+    return _Parts(configuration, pool, homeserver, limits, images, fetched, gateway)
 
 
-def _issuer(configured: ConfiguredIssuer, log: Logger) -> Issuer:
+def _fetched(
+    configuration: Configuration, lasting: _Lasting, known: Mapping[KeySource, FetchedKeys]
+) -> dict[KeySource, FetchedKeys]:
+    """Return the keys of each source that is fetched; those that are known stay, and issuers may share a source."""
+    stored = KeySets(lasting.database)
+    return {
+        source: known.get(source) or FetchedKeys(source, stored, lasting.background, lasting.now, lasting.log)
+        for issuer in configuration.issuers
+        if (source := issuer.key_source) is not None
+    }
+
+
+async def _exchange(before: Mapping[KeySource, FetchedKeys], after: Mapping[KeySource, FetchedKeys]) -> None:
+    """Start what is new and stop what is gone; no issuer is waited for."""
+    for source in after.keys() - before.keys():
+        await after[source].start()
+    for source in before.keys() - after.keys():
+        before[source].stop()
+
+
+def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKeys], log: Logger) -> Issuer:
     if not configured.settings.validate_signature:
         log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
-    return Issuer(FixedKeys(configured.key_set), configured.settings, configured.mapping, configured.account_rules)
+    source = configured.key_source
+    keys = FixedKeys(configured.key_set) if source is None else fetched[source]
+    return Issuer(keys, configured.settings, configured.mapping, configured.account_rules)
 
 
 def _changed_at_start(before: Configuration, after: Configuration) -> list[str]:

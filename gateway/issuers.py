@@ -11,14 +11,14 @@ from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
 from gateway.core.tokens import Claims, TokenRules, Trust, choose_issuer, read_header, verify
 from gateway.errors import Refused
-from gateway.issuer_keys import FixedKeys
+from gateway.issuer_keys import IssuerKeys
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """One issuer, or several that share all of this."""
 
-    keys: FixedKeys
+    keys: IssuerKeys
     rules: TokenRules
     mapping: UserMapping
     accounts: AccountRules
@@ -50,5 +50,6 @@ class Issuers:
             key_set = await issuer.keys.for_token(header, wait=False)
         except Refused:
             return None
-        fits = not issuer.rules.validate_signature or key_set.candidates(header["alg"])
+        kid = header.get("kid") if isinstance(header.get("kid"), str) else None
+        fits = not issuer.rules.validate_signature or key_set.candidates(header["alg"], kid)
         return Trust(key_set, issuer.rules) if fits and len(token) <= issuer.rules.max_token_bytes else None

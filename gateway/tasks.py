@@ -23,6 +23,12 @@ class Background:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def share(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start `work` whose end several may wait for, by `asyncio.wait`; a failure is logged."""
+        task = self.spawn(work, name)
+        task.add_done_callback(self._report)
+        return task
+
     def leave(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Start `work` that nobody waits for; a failure is logged."""
         self.spawn(work, name).add_done_callback(self._report)

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +85,11 @@ def write_configuration(directory: Path, homeserver: str, tables: Tables) -> Pat
 
 @asynccontextmanager
 async def running_gateway(
-    directory: Path, homeserver_url: str, /, **tables: Mapping[str, Any]
+    directory: Path, homeserver_url: str, now: Callable[[], float] = time.time, /, **tables: Mapping[str, Any]
 ) -> AsyncIterator[RunningGateway]:
     """Run the gateway before a homeserver; the database stays in `directory` for the next run."""
     configuration = load(write_configuration(directory, homeserver_url, tables), {})
     log = io.StringIO()
-    async with app.running(configuration, get_logger(LogSettings(level="debug"), log)) as running:
+    async with app.running(configuration, get_logger(LogSettings(level="debug"), log), now) as running:
         address = running.addresses[0]
         yield RunningGateway(f"http://{address}", int(address.rpartition(":")[2]), configuration, running, log)

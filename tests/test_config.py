@@ -97,7 +97,7 @@ url = "mysql://x/y"
         (BASE + "leeway = true\n" + f'secret = "{SECRET}"\n', "gateway.toml:7: [jwt] leeway: must be a whole number"),
         (GOOD + 'enable = "yes"\n', "gateway.toml:8: [jwt] enable: must be true or false"),
         (GOOD + "required_claims = 3\n", "must be a table, as in { name = value }"),
-        (GOOD + 'format = "JWKS"\n', "[jwt] format: must be 'HMAC', 'B64HMAC', 'ECDSA', 'RSA' or 'EDDSA'"),
+        (GOOD + 'format = "JWT"\n', "[jwt] format: must be 'HMAC', 'B64HMAC', 'ECDSA', 'RSA', 'EDDSA' or 'JWKS'"),
         (GOOD + 'algorithm = "RS256"\n', "'RS256' does not belong to format 'HMAC'; use one of HS256, HS384, HS512"),
         (GOOD + "algorithm = []\n", "algorithm: the list is empty"),
         (
@@ -417,6 +417,7 @@ def test_the_example_has_every_key_and_no_other() -> None:
 # What an operator must set, or what only makes sense with a value.
 SET = {("homeserver", "url"), ("homeserver", "server_name"), ("session", "as_token_file"), ("session", "as_token")}
 SET |= {("jwt", key) for key in ("secret", "secret_file", "require_exp", "required_claims", "token_type")}
+SET |= {("jwt", key) for key in ("jwks_url", "discovery_url", "jwks_file")}
 SET |= {("jwt", key) for key in ("display_name_claim", "avatar_claim", "email_claim")}
 
 

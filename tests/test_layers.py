@@ -16,7 +16,7 @@ LEVELS = (
     {"core"},
     {"storage", "upstream"},
     {"issuer_keys"},
-    {"issuers"},
+    {"issuers", "fetched_keys"},
     {"profile"},
     {"sign_in", "doctor"},
     {"web"},

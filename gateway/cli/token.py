@@ -1,5 +1,6 @@
-"""`token`: says what the configuration makes of a token, and makes test tokens. Nothing is ever sent anywhere."""
+"""`token`: says what the configuration makes of a token, and makes test tokens. No token is ever sent anywhere."""
 
+import asyncio
 import functools
 import json
 import secrets
@@ -16,8 +17,9 @@ from joserfc import jwt
 from gateway.cli.console import config_option, json_option, load_configuration, print_table, say, stderr, warn
 from gateway.config import Configuration, ConfiguredIssuer
 from gateway.core import identity, tokens
-from gateway.core.keys import MIN_SECRET_BYTES, Key
+from gateway.core.keys import MIN_SECRET_BYTES, Key, KeySet
 from gateway.errors import Refused, Unusable
+from gateway.fetched_keys import fetch_once
 
 
 @click.group()
@@ -131,9 +133,7 @@ class _Explanation:
 
     def _claims(self, text: str, header: dict[str, Any], issuer: ConfiguredIssuer) -> tokens.Claims | None:
         if self._rules.validate_signature:
-            self._run(
-                "signature", lambda: tokens.verify_signature(text, header, issuer.key_set), lambda _: "verified"
-            )
+            self._run("signature", lambda: tokens.verify_signature(text, header, _keys(issuer)), lambda _: "verified")
         else:
             self._done["signature"] = Check("signature", None, "not checked: validate_signature is false")
         return self._run("claims", lambda: tokens.read_claims(tokens.unverified_payload(text)), ", ".join)
@@ -220,6 +220,11 @@ def _dates(claims: tokens.Claims) -> str:
 
 def _shown(members: dict[str, Any], name: str) -> str:
     return _json(members[name]) if name in members else "none"
+
+
+def _keys(issuer: ConfiguredIssuer) -> KeySet:
+    source = issuer.key_source
+    return issuer.key_set if source is None else asyncio.run(fetch_once(source))
 
 
 def _json(value: object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gateway.config.advice import advise
 from gateway.config.files import Files
+from gateway.config.key_sources import find_source
 from gateway.config.material import (
     ALLOW_UNSIGNED,
     NO_KEYS,
@@ -27,18 +28,23 @@ from gateway.core.identity import UserMapping
 from gateway.core.keys import KeySet
 from gateway.core.tokens import Trust
 from gateway.errors import ConfigurationError
+from gateway.issuer_keys import KeySource
 
 __all__ = ["ALLOW_UNSIGNED", "Configuration", "ConfiguredIssuer", "Settings", "load"]
 
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredIssuer:
-    """Whose tokens are believed, and which users they stand for; `repr` shows no key."""
+    """Whose tokens are believed, and which users they stand for; `repr` shows no key.
+
+    Where `key_source` is set, the keys are fetched from there, and `key_set` holds none.
+    """
 
     settings: IssuerSettings = field(repr=False)
     identity: IdentitySettings
     mapping: UserMapping = field(repr=False)
     key_set: KeySet = field(repr=False)
+    key_source: KeySource | None = None
 
     @property
     def trust(self) -> Trust:
@@ -97,7 +103,13 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
         environment=environment,
         settings=settings.model_copy(update={"database": database}),
         issuers=tuple(
-            ConfiguredIssuer(entry.settings, entry.identity, _mapping(entry, settings), key_set)
+            ConfiguredIssuer(
+                entry.settings,
+                entry.identity,
+                _mapping(entry, settings),
+                key_set,
+                find_source(entry) if settings.jwt.enable else None,
+            )
             for entry, key_set in zip(found, key_sets, strict=True)
         ),
         as_token=as_token,

@@ -2,13 +2,14 @@
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from gateway.config.problems import Keys, Report
 
 _MAX_SECRET_FILE: Final = 64 * 1024
+_MAX_KEY_SET_FILE: Final = 1024 * 1024
 
 
 class Files:
@@ -21,12 +22,19 @@ class Files:
 
     def read_secret(self, keys: Keys, name: str) -> str | None:
         """Return the text of a secret's file, without line ends at its end."""
+        return self._read(keys, name, _MAX_SECRET_FILE, lambda text: "-----BEGIN" not in text)
+
+    def read_key_set(self, keys: Keys, name: str, *, secret: bool) -> str | None:
+        """Return the text of a file with a JWK set; `secret` where it holds secrets and not public keys."""
+        return self._read(keys, name, _MAX_KEY_SET_FILE, lambda _: secret)
+
+    def _read(self, keys: Keys, name: str, most: int, is_secret: Callable[[str], bool]) -> str | None:
         path = self.resolve(keys, name)
         if path is None:
             return None
         try:
             with path.open("rb") as file:
-                raw = file.read(_MAX_SECRET_FILE + 1)
+                raw = file.read(most + 1)
             text = raw.decode("utf-8-sig")
         except OSError as error:
             self._report.problem(keys, f"{path} can't be read: {error.strerror}")
@@ -34,10 +42,10 @@ class Files:
         except UnicodeDecodeError:
             self._report.problem(keys, f'{path} is not text; for bytes use format = "B64HMAC"')
             return None
-        if len(raw) > _MAX_SECRET_FILE:
-            self._report.problem(keys, f"{path} is larger than {_MAX_SECRET_FILE} bytes, which no key is")
+        if len(raw) > most:
+            self._report.problem(keys, f"{path} is larger than {most} bytes, which no key is")
             return None
-        if "-----BEGIN" not in text:
+        if is_secret(text):
             self.warn_readable(path, "holds a secret")
         return text.rstrip("\r\n")
 

@@ -8,9 +8,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from gateway.config.files import Files
+from gateway.config.key_sources import SOURCES, check_sources, set_of_file
 from gateway.config.problems import Report
 from gateway.config.tables import Entry, JwtSettings
-from gateway.core.keys import KeySet, UnfitKeys, build_key_set
+from gateway.core.keys import MIN_SECRET_BYTES, KeySet, UnfitKeys, build_key_set
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions.appservice import SessionSettings
 
@@ -18,13 +19,23 @@ ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 NO_KEYS: Final = KeySet((), frozenset())
 
 # The keys that must be right before the key material can be judged.
-_KEY_SETTINGS: Final = ("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret", "issuers")
+_KEY_SETTINGS: Final = (
+    *("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret", "issuers"),
+    *SOURCES,
+)
 _MIN_AS_TOKEN: Final = 32
 
 
 def read_secrets(entry: Entry, files: Files, report: Report) -> list[str]:
     """Return the key material of an issuer, from the configuration or from its files."""
     keys, settings = entry.place("secret_file"), entry.settings
+    if settings.format == "JWKS":
+        text = settings.jwks_file and files.read_key_set(
+            entry.place("jwks_file"),
+            settings.jwks_file,
+            secret=any(name in MIN_SECRET_BYTES for name in settings.algorithm),
+        )
+        return [text] if text else []
     if settings.secret and settings.secret_file:
         report.problem(keys, "is set together with `secret`; keep one of the two")
     if settings.secret:
@@ -34,18 +45,14 @@ def read_secrets(entry: Entry, files: Files, report: Report) -> list[str]:
 
 
 def make_key_set(entry: Entry, secrets: list[str], environment: Mapping[str, str], report: Report) -> KeySet:
-    """Return the keys that verify the tokens of an issuer; none where signatures are not checked."""
+    """Return the keys that verify the tokens of an issuer; none where they are fetched, or signatures not checked."""
     settings = entry.settings
     if report.is_broken("jwt", *_KEY_SETTINGS):
         return NO_KEYS
-    if not settings.validate_signature:
-        if environment.get(ALLOW_UNSIGNED) != "1":
-            report.problem(
-                entry.place("validate_signature"),
-                "false lets everybody log in as anybody; take it out, or set"
-                f" {ALLOW_UNSIGNED}=1 in the environment of a test installation",
-            )
+    if not _signatures_matter(entry, environment, report) or not check_sources(entry, report):
         return NO_KEYS
+    if settings.format == "JWKS":
+        return set_of_file(entry, secrets, report)
     if not secrets and settings.secret_file:
         return NO_KEYS  # reported where they were read
     try:
@@ -57,6 +64,16 @@ def make_key_set(entry: Entry, secrets: list[str], environment: Mapping[str, str
             key = "secret_file" if problem.key == "secret" and settings.secret_file else problem.key
             report.problem(entry.place(key), problem.text, problem.position)
         return NO_KEYS
+
+
+def _signatures_matter(entry: Entry, environment: Mapping[str, str], report: Report) -> bool:
+    if not entry.settings.validate_signature and environment.get(ALLOW_UNSIGNED) != "1":
+        report.problem(
+            entry.place("validate_signature"),
+            "false lets everybody log in as anybody; take it out, or set"
+            f" {ALLOW_UNSIGNED}=1 in the environment of a test installation",
+        )
+    return entry.settings.validate_signature
 
 
 def check_issuers(jwt: JwtSettings, found: Sequence[Entry], report: Report) -> None:

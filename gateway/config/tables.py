@@ -10,6 +10,7 @@ from gateway.core.accounts import ExistingAccounts
 from gateway.core.identity import ClaimNames, IdentityRules
 from gateway.core.keys import Format
 from gateway.core.tokens import TokenRules
+from gateway.issuer_keys import KeySourceSettings
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
 from gateway.profile import ProfileSettings
@@ -26,7 +27,7 @@ class IdentitySettings(IdentityRules):
     existing_accounts: ExistingAccounts = "link"
 
 
-class IssuerSettings(TokenRules, ClaimNames):
+class IssuerSettings(TokenRules, ClaimNames, KeySourceSettings):
     """What the `[jwt]` table and each `[[jwt.issuers]]` say of an issuer's tokens and users."""
 
     secret: OneOrMore = Field([], repr=False)
@@ -87,7 +88,7 @@ class Entry:
 
 
 # Where an issuer's keys come from: whoever names one of them takes none of the others from `[jwt]`.
-_KEY_SOURCES: Final = frozenset(("secret", "secret_file"))
+_KEY_SOURCES: Final = frozenset(("secret", "secret_file", "jwks_url", "jwks_file", "discovery_url"))
 # What is said of one issuer alone.
 _NEVER_TAKEN: Final = frozenset(("issuer", "linked_issuers"))
 

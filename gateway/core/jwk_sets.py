@@ -59,10 +59,14 @@ class SetRules:
 
 @dataclass(frozen=True, slots=True)
 class JwkSet:
-    """The keys of a set, and a line for each that was skipped, without key material."""
+    """The keys of a set, and a line for each that was skipped, without key material.
+
+    `exposed` are those of the skipped that nobody should see at a URL.
+    """
 
     keys: KeySet
     skipped: tuple[str, ...]
+    exposed: tuple[str, ...] = ()
 
 
 def no_keys(rules: SetRules) -> KeySet:
@@ -97,24 +101,25 @@ def read_jwk_set(octets: bytes, rules: SetRules) -> JwkSet:
     try:
         members = _members(octets)
         _check_kinds(members, rules)
-        keys, skipped = _sorted_out(members, rules)
     except ValueError as error:
-        raise UnfitKeys([KeyProblem("secret", str(error))]) from None
-    return JwkSet(KeySet(tuple(keys), frozenset(rules.algorithms), MAX_TRIED), tuple(skipped))
-
-
-def _sorted_out(members: list[Any], rules: SetRules) -> tuple[list[VerificationKey], list[str]]:
+        raise _unfit(str(error)) from None
     keys: list[VerificationKey] = []
-    skipped: list[str] = []
+    skipped, exposed = [], []
     for position, member in enumerate(members, start=1):
         try:
             keys.append(_key(member, rules))
         except ValueError as error:
             skipped.append(f"{_name(position, member)}: {error}")
+            if isinstance(error, _Exposed):
+                exposed.append(skipped[-1])
     if not keys:
         why = "; ".join(skipped[:_MAX_SHOWN])
-        raise ValueError(f"no key of it can be used: {why}" if skipped else "it holds no key")
-    return keys, skipped
+        raise _unfit(f"no key of it can be used: {why}" if skipped else "it holds no key")
+    return JwkSet(KeySet(tuple(keys), frozenset(rules.algorithms), MAX_TRIED), tuple(skipped), tuple(exposed))
+
+
+def _unfit(text: str) -> UnfitKeys:
+    return UnfitKeys([KeyProblem("secret", text)])
 
 
 def _members(octets: bytes) -> list[Any]:
@@ -163,7 +168,7 @@ def _key(member: Any, rules: SetRules) -> VerificationKey:
         raise ValueError("its 'kid' is no text")
     _check_purpose(member)
     if _is_private(member):
-        raise ValueError("a private key that everybody can read: tell its issuer")
+        raise _Exposed("a private key that everybody can read: tell its issuer")
     if kind == "oct":
         return _secret(member, kid, rules)
     key = _public_key(member)
@@ -182,7 +187,7 @@ def _check_purpose(member: dict[str, Any]) -> None:
 
 def _secret(member: dict[str, Any], kid: str | None, rules: SetRules) -> VerificationKey:
     if rules.public:
-        raise ValueError("a secret (oct) that everybody can read verifies nothing")
+        raise _Exposed("a secret (oct) that everybody can read verifies nothing")
     raw = _octets(member, "k")
     enough = frozenset(
         name for name, least in MIN_SECRET_BYTES.items() if rules.allow_weak_secret or len(raw) >= least
@@ -224,6 +229,10 @@ def _public_key(member: dict[str, Any]) -> PublicKey:
         raise ValueError("it has no 'kty'")
     known = kind in _ASYMMETRIC
     raise ValueError(f"the curve {_shown(curve)} is not known here" if known else f"a key of the type {_shown(kind)}")
+
+
+class _Exposed(ValueError):
+    """A key that its owner alone should have."""
 
 
 class _Unreadable(ValueError):

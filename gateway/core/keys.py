@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from cryptography import x509
@@ -20,7 +20,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from gateway.core import public_keys
 
-Format: TypeAlias = Literal["HMAC", "B64HMAC", "ECDSA", "RSA", "EDDSA"]
+Format: TypeAlias = Literal["HMAC", "B64HMAC", "ECDSA", "RSA", "EDDSA", "JWKS"]
 Key: TypeAlias = OctKey | RSAKey | ECKey | OKPKey
 
 # RFC 7518 3.2: a key of the same size as the hash output or larger.
@@ -32,6 +32,7 @@ ALGORITHMS: Final[dict[Format, tuple[str, ...]]] = {
     "ECDSA": public_keys.ALGORITHMS["ECDSA"],
     "RSA": public_keys.ALGORITHMS["RSA"],
     "EDDSA": public_keys.ALGORITHMS["EDDSA"],
+    "JWKS": public_keys.ALL_ALGORITHMS,
 }
 
 
@@ -71,6 +72,19 @@ class KeySet:
     keys: tuple[VerificationKey, ...]
     algorithms: frozenset[str]
     most: int | None = None
+    # For each algorithm the keys that fit it, all of them and by their name: the work of a login must not grow with them.
+    _fitting: dict[str, list[Key]] = field(init=False, repr=False, compare=False)
+    _named: dict[tuple[str, str | None], list[Key]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        fitting: dict[str, list[Key]] = {}
+        named: dict[tuple[str, str | None], list[Key]] = {}
+        for entry in self.keys:
+            for algorithm in entry.algorithms:
+                fitting.setdefault(algorithm, []).append(entry.key)
+                named.setdefault((algorithm, entry.kid), []).append(entry.key)
+        object.__setattr__(self, "_fitting", fitting)
+        object.__setattr__(self, "_named", named)
 
     def candidates(self, algorithm: str, kid: str | None = None) -> list[Key]:
         """Return the keys that may verify a token with that `alg` and `kid`, in the order to try them.
@@ -78,15 +92,13 @@ class KeySet:
         Keys without a name come after those of that name: a PEM or an HMAC secret has none, whatever its issuer calls
         it in the header. Without a `kid`, all that fit the algorithm.
         """
-        fitting = [entry for entry in self.keys if algorithm in entry.algorithms]
-        if kid is not None:
-            named = [entry for entry in fitting if entry.kid == kid]
-            fitting = named + [entry for entry in fitting if entry.kid is None]
-        return [entry.key for entry in fitting[: self.most]]
+        if kid is None:
+            return self._fitting.get(algorithm, [])[: self.most]
+        return [*self._named.get((algorithm, kid), ()), *self._named.get((algorithm, None), ())][: self.most]
 
     def knows(self, algorithm: str, kid: str) -> bool:
         """Say whether a key of that name may verify a token with that `alg`."""
-        return any(entry.kid == kid and algorithm in entry.algorithms for entry in self.keys)
+        return (algorithm, kid) in self._named
 
 
 def build_key_set(

@@ -1,6 +1,15 @@
 """The tables as the code uses them; `migrations/` makes them, and a test compares the two."""
 
-from sqlalchemy import BigInteger, Column, MetaData, PrimaryKeyConstraint, String, Table, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -46,4 +55,13 @@ avatars = Table(
     Column("source", String, nullable=False),
     Column("content", String, nullable=False),
     Column("mxc", String, nullable=False),
+)
+
+# The last good JWK set of each URL, as it came.
+key_sets = Table(
+    "key_sets",
+    metadata,
+    Column("source", String, primary_key=True),
+    Column("octets", LargeBinary, nullable=False),
+    Column("fetched_at", BigInteger, nullable=False),
 )

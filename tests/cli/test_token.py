@@ -1,5 +1,6 @@
 """`token explain` and `token mint`: each check on its own line, and nothing leaves the machine."""
 
+import asyncio
 import base64
 import hmac
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +23,7 @@ from gateway.core.identity import identify
 from gateway.core.tokens import verify
 from gateway.errors import Refused, Unusable
 from tests.cli.commands import TABLES, configured, run
+from tests.fake_issuer import JWKS, running_issuer
 
 NOW = 1_800_000_000
 DATES = f"nbf is {NOW}, iat is {NOW}; now is {NOW}, leeway is 60"
@@ -306,3 +309,24 @@ PUBLIC_KEY = """\
 MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
 -----END PUBLIC KEY-----
 """
+
+
+async def test_keys_at_a_url_are_fetched_to_explain_and_nothing_of_the_token_is_sent(tmp_path: Path) -> None:
+    async with running_issuer() as issuer:
+        tables = TABLES.partition("[jwt]")[0] + (
+            f'[jwt]\nformat = "JWKS"\nalgorithm = "ES256"\nissuer = "{issuer.url}"\njwks_url = "{issuer.jwks_url}"\n'
+        )
+        configuration = configured(tmp_path, tables)
+        token = issuer.mint()
+
+        async def signature() -> tuple[bool | None, str]:
+            checks = await asyncio.to_thread(explain_token, token, configuration, time.time())
+            return next((check.passed, check.says) for check in checks if check.name == "signature")
+
+        assert await signature() == (True, "verified")
+        assert [asked.path for asked in issuer.asked] == [JWKS]
+        assert not any(token in value for asked in issuer.asked for value in asked.headers.values())
+        issuer.answers[JWKS] = lambda: web.Response(status=500)
+        passed, says = await signature()
+    assert passed is False
+    assert says == f"Login with a token is not available for the moment; {issuer.jwks_url} answers 500"

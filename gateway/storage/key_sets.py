@@ -1,0 +1,44 @@
+"""The last good JWK set of each source, so that a start while its issuer is down still knows the keys."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.sqlite import insert
+
+from gateway.storage.database import Database
+from gateway.storage.schema import key_sets
+
+_FIND = select(key_sets.c.octets, key_sets.c.fetched_at).where(key_sets.c.source == bindparam("source"))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSet:
+    """The octets of a set as they came, and when: seconds since the epoch."""
+
+    octets: bytes
+    fetched_at: int
+
+
+class KeySets:
+    """One row for each source. Raises `Refused` when the database can't."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, source: str) -> StoredSet | None:
+        """Return the last good set of a source."""
+        rows = await self._database.rows(_FIND, source=source)
+        return StoredSet(*rows[0]) if rows else None
+
+    async def keep(self, source: str, found: StoredSet) -> None:
+        """Keep a good set in place of the one before; of several gateways, the latest fetch stays."""
+        row = {"octets": found.octets, "fetched_at": found.fetched_at}
+        statement = insert(key_sets).values(source=source, **row)
+        async with self._database.connect() as connection:
+            await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[key_sets.c.source],
+                    set_=row,
+                    where=key_sets.c.fetched_at <= statement.excluded.fetched_at,
+                )
+            )
