@@ -100,7 +100,7 @@ def read_jwk_set(octets: bytes, rules: SetRules) -> JwkSet:
     """
     try:
         members = _members(octets)
-        _check_kinds(members, rules)
+        _check_file(members, rules)
     except ValueError as error:
         raise _unfit(str(error)) from None
     keys: list[VerificationKey] = []
@@ -136,14 +136,26 @@ def _members(octets: bytes) -> list[Any]:
     return keys
 
 
-def _check_kinds(members: list[Any], rules: SetRules) -> None:
-    """Refuse a file with private keys, and one that mixes secrets with public keys (RFC 8725 2.1)."""
+def _check_file(members: list[Any], rules: SetRules) -> None:
+    """Refuse a file with private keys, with secrets beside public keys (RFC 8725 2.1), or with two keys of one name.
+
+    RFC 7517 4.5 lets keys of different kinds share a name. At a URL keys of one kind may too: all of them are tried,
+    because logins must not end with a mistake of the issuer's that the operator can't mend.
+    """
     if rules.public:
         return
+    kinds: set[str] = set()
+    names: set[tuple[str, str]] = set()
     for position, member in enumerate(members, start=1):
         if _is_private(member):
             raise ValueError(f"{_name(position, member)} is {_PRIVATE_IN_FILE}")
-    kinds = {member["kty"] for member in members if isinstance(member, dict) and isinstance(member.get("kty"), str)}
+        kind, kid = (member.get("kty"), member.get("kid")) if isinstance(member, dict) else (None, None)
+        if isinstance(kind, str):
+            kinds.add(kind)
+        if isinstance(kind, str) and isinstance(kid, str):
+            if (kind, kid) in names:
+                raise ValueError(f"{_name(position, member)} has the name of another key; give each its own 'kid'")
+            names.add((kind, kid))
     if "oct" in kinds and kinds & _ASYMMETRIC:
         raise ValueError(
             "it mixes secrets (oct) with public keys; whoever knows those could sign, so use two issuers"

@@ -287,6 +287,15 @@ def test_a_short_secret_of_a_file_may_be_allowed() -> None:
     assert read({"kty": "oct", "k": "QUJD"}, rules=rules).keys.keys[0].algorithms == {"HS256"}
 
 
+def test_a_file_with_two_keys_of_one_kind_and_name_is_refused() -> None:
+    other = {"kty": "oct", "k": "QUJD" * 20, "kid": "a"}
+    octets = json.dumps({"keys": [{**SECRET, "kid": "a"}, other]}).encode()
+
+    assert refusal(octets, HMAC) == "key 2 ('a') has the name of another key; give each its own 'kid'"
+    assert len(read(public(EC, kid="a"), public(RSA, kid="a"), rules=FILE).keys.keys) == 2
+    assert len(read(public(EC), public(OTHER_EC), rules=FILE).keys.keys) == 2
+
+
 def test_a_file_that_mixes_secrets_and_public_keys_is_refused() -> None:
     octets = json.dumps({"keys": [SECRET, public(EC)]}).encode()
 
