@@ -72,7 +72,7 @@ class KeySet:
     keys: tuple[VerificationKey, ...]
     algorithms: frozenset[str]
     most: int | None = None
-    # For each algorithm the keys that fit it, all of them and by their name: the work of a login must not grow with them.
+    # The keys that fit an algorithm, all of them and by name: the work of a login must not grow with their number.
     _fitting: dict[str, list[Key]] = field(init=False, repr=False, compare=False)
     _named: dict[tuple[str, str | None], list[Key]] = field(init=False, repr=False, compare=False)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.web.answers import CORS_HEADERS
 from tests.fake_homeserver import FakeHomeserver, User
+from tests.fake_issuer import running_issuer
 from tests.raw_http import exchange
 from tests.running_gateway import LOGIN, SERVER_NAME, Answered, RunningGateway, mint, running_gateway
 
@@ -85,6 +86,19 @@ async def test_a_subject_whose_account_has_another_name_gives_that_name(
         token = mint("1", name="alicia", jti="2")
         assert (await paste(gateway, token, "alicia")).status == 403
         assert (await paste(gateway, token, "alice")).body["user_id"] == ALICE
+
+
+@pytest.mark.parametrize("kid", [5, None, ["a"], {"a": 1}, "../x"])
+async def test_a_kid_of_any_kind_in_a_password_is_no_trouble(
+    kid: object, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_issuer() as issuer:
+        jwt = {**ON, "format": "JWKS", "algorithm": "ES256", "issuer": issuer.url, "jwks_url": issuer.jwks_url}
+        homeserver.users["alice"] = User(password=unsigned({"alg": "ES256", "kid": kid}))
+        async with running_gateway(tmp_path, homeserver.url, jwt={**jwt, "secret": []}) as gateway:
+            assert (await gateway.log_in(issuer.mint("bob"))).status == 200
+            assert (await paste(gateway, unsigned({"alg": "ES256", "kid": kid}))).body["user_id"] == ALICE
+            assert (await paste(gateway, issuer.mint("bob"), "bob")).body["user_id"] == f"@bob:{SERVER_NAME}"
 
 
 REFUSED: dict[str, tuple[Callable[[], str], dict[str, Any], str]] = {
