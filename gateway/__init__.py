@@ -2,7 +2,7 @@
 
 errors, logs, tasks, limits   what is refused, how it is told, what runs beside a request, how often one may try
 settings, config/             file and environment to checked settings, all problems in one report
-http1, sockets                what is used of aiohttp's inner parts, what the system knows of a connection
+http1, sockets, systemd       aiohttp's inner parts, what the system knows of a connection, what systemd is told
 core/                         decisions: plain functions and frozen values, no I/O, no clock
 storage/                      the only SQL
 upstream/                     the only calls to other servers

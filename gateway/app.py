@@ -1,6 +1,7 @@
 """The composition root: builds every part from the configuration, runs it, and exchanges parts when it reloads."""
 
 import asyncio
+import os
 import resource
 import signal
 import time
@@ -26,13 +27,14 @@ from gateway.storage.database import Database, open_database
 from gateway.storage.key_sets import KeySets
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
+from gateway.systemd import HandedOver, Supervisor, handed_over
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.images import Images
 from gateway.upstream.pool import Pool
 from gateway.upstream.sessions.appservice import AppserviceSessions
 from gateway.web.admin import Health
-from gateway.web.listeners import sites
+from gateway.web.listeners import Places, sites
 from gateway.web.login import Login
 from gateway.web.relay import Relay
 from gateway.web.server import Gateway, Server, listening
@@ -46,15 +48,19 @@ _AT_START: Final = (
     ("database", ""),
     ("log", ""),
 )
+_NOTHING: Final = HandedOver()
 
 
 async def serve(configuration: Configuration) -> None:
     """Run the gateway until SIGTERM or SIGINT, reload at SIGHUP; raises `Unusable` when it can't start."""
-    log = get_logger(configuration.settings.log)
+    settings = configuration.settings
+    log = get_logger(settings.log)
     asked: set[signal.Signals] = set()
     awake = asyncio.Event()
 
     def ask(number: signal.Signals) -> None:
+        if number is not signal.SIGHUP and asked - {signal.SIGHUP}:
+            end_now(number)
         asked.add(number)
         awake.set()
 
@@ -65,17 +71,30 @@ async def serve(configuration: Configuration) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     _warn(configuration, log)
-    async with running(configuration, log) as gateway:
-        log.info("listening", addresses=" ".join(gateway.addresses), homeserver=configuration.settings.homeserver.url)
-        while True:
-            await awake.wait()
-            if asked != {signal.SIGHUP}:
-                break
-            asked.clear()
-            awake.clear()
-            await gateway.reload()
-        log.info("stopping")
+    supervisor = Supervisor(os.environ)
+    with supervisor.watched():
+        async with running(configuration, log, handed=handed_over(os.environ)) as gateway:
+            where = f"Listens on {' '.join(gateway.addresses)}"
+            log.info("listening", addresses=" ".join(gateway.addresses), homeserver=settings.homeserver.url)
+            supervisor.ready(where)
+            while True:
+                await awake.wait()
+                if asked != {signal.SIGHUP}:
+                    break
+                asked.clear()
+                awake.clear()
+                supervisor.reloading()
+                problem = await gateway.reload()
+                supervisor.ready(f"{where}, but as before the last reload: {problem}" if problem else where)
+            log.info("stopping")
+            supervisor.stopping("Lets open requests finish")
     log.info("stopped")
+
+
+def end_now(number: signal.Signals) -> None:
+    """End as if the signal had not been handled: nothing is waited for, and the database is safe at any moment."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +131,11 @@ class Running:
         self._server = server
         self._health = health
 
-    async def reload(self) -> None:
+    async def reload(self) -> str:
         """Read the configuration and its files again and use them from the next request on.
 
-        Requests at work end as they began. With a configuration that can't be used everything stays as it is.
+        Requests at work end as they began. With a configuration that can't be used everything stays as it is, and what
+        is wrong with it comes back.
         """
         before, log = self._parts, self._lasting.log
         try:
@@ -123,7 +143,7 @@ class Running:
         except ConfigurationError as error:
             hint = "the configuration from before stays in use"
             log.error("reload_failed", problems=error.problems, hint=hint)  # noqa: TRY400 - a trace would say less
-            return
+            return str(error)
         _warn(configuration, log)
         parts = _build(configuration, self._lasting, before)
         await _exchange(before.fetched, parts.fetched)
@@ -133,6 +153,7 @@ class Running:
         if parts.pool is not before.pool:
             await before.pool.close()
         log.info("reloaded", after_restart=" ".join(_changed_at_start(before.configuration, configuration)))
+        return ""
 
     def hurry(self) -> None:
         """Begin no further work of our own: the gateway stops."""
@@ -147,7 +168,7 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    configuration: Configuration, log: Logger, now: Callable[[], float] = time.time
+    configuration: Configuration, log: Logger, now: Callable[[], float] = time.time, handed: HandedOver = _NOTHING
 ) -> AsyncIterator[Running]:
     """Run the gateway while the context is open; `now` gives seconds since the epoch."""
     settings = configuration.settings
@@ -162,17 +183,13 @@ async def running(
         gateway = Running(lasting, parts, server, health)
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(background.close, 5)
-        if settings.server.admin_listen:
-            admin = sites(
-                web.Server(health, access_log=None),
-                [settings.server.admin_listen],
-                1,
-                reuse_port=settings.server.reuse_port,
-            )
-            await stack.enter_async_context(admin)
+        if settings.server.admin_listen or handed.admin:
+            places = Places([settings.server.admin_listen], handed.admin, reuse_port=settings.server.reuse_port)
+            await stack.enter_async_context(sites(web.Server(health, access_log=None), places, 1))
         stack.callback(gateway.hurry)
         await _exchange({}, parts.fetched)
-        gateway.addresses = await stack.enter_async_context(listening(server, settings.server))
+        gateway.addresses = await stack.enter_async_context(listening(server, settings.server, handed.public))
+        stack.callback(health.stop)
         yield gateway
 
 

@@ -34,6 +34,7 @@ class Refusal(enum.Enum):
     HOMESERVER_REFUSES_GATEWAY = enum.auto()
     DATABASE_UNAVAILABLE = enum.auto()
     KEYS_UNAVAILABLE = enum.auto()
+    STOPPING = enum.auto()
     BAD_REQUEST = enum.auto()
     METHOD_NOT_ALLOWED = enum.auto()
     REQUEST_TIMEOUT = enum.auto()
@@ -80,6 +81,7 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.DATABASE_UNAVAILABLE: Answer(503, "M_UNKNOWN", "Login with a token is not available for the moment"),
     # Not invalid_key: the token may be good, and its client should try again.
     Refusal.KEYS_UNAVAILABLE: Answer(503, "M_UNKNOWN", "Login with a token is not available for the moment"),
+    Refusal.STOPPING: Answer(503, "M_UNKNOWN", "The login gateway is being restarted; try again"),
     Refusal.BAD_REQUEST: Answer(400, "M_UNKNOWN", "{}"),
     Refusal.METHOD_NOT_ALLOWED: Answer(405, "M_UNRECOGNIZED", "Method not allowed"),
     Refusal.REQUEST_TIMEOUT: Answer(408, "M_UNKNOWN", "The request took too long to arrive"),

@@ -139,8 +139,10 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         "_head_timer",
         "_held",
         "_last_octets",
+        "_leaving",
         "_length",
         "_watch",
+        "hurried",
         "unfinished",
     )
 
@@ -167,6 +169,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         self._held = b""
         # Whether an answer was begun: a plain end of the connection could be taken for its end.
         self.unfinished = False
+        # Whether the running request is to be refused now, and whether it is the last one anyhow.
+        self.hurried = self._leaving = False
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, but never the end of a chunked request and the next one in one go.
@@ -222,7 +226,17 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
     @property
     def ends(self) -> bool:
         """Whether no request after the running one is taken."""
-        return self._close
+        return self._close or (self._leaving and not self._messages)
+
+    def leave(self) -> None:
+        """Take one more request at most; its answer says that it was the last one (RFC 9112 9.6)."""
+        self._leaving = True
+
+    def hurry(self) -> None:
+        """Cancel the request at work, if there is one; its handler may still answer if nothing is `unfinished`."""
+        self.hurried = True
+        if self._request_in_progress and self._task_handler is not None:
+            self._task_handler.cancel()
 
     def force_close(self) -> None:
         """End the connection, and so that the client can't take a part of an answer for the whole."""
@@ -296,11 +310,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         return len(data) if found < 0 else found + len(_END_OF_HEAD)
 
     def _parse(self, piece: bytes) -> None:
-        known, closing, queued = self._request_count, self._close, len(self._messages)
-        if closing and not self._body.is_eof():
-            self._close = False  # or aiohttp drops the rest of a body while the server stops
+        known, queued = self._request_count, len(self._messages)
         super().data_received(piece)
-        self._close = closing
         self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
         if self._careless is not None and self._careless.is_eof():
             self._end_behind(queued)
@@ -376,9 +387,12 @@ def answer_as_http_1_1(request: web.BaseRequest) -> None:
     request._cache["version"] = HttpVersion11  # noqa: SLF001 - that is what this file is for
 
 
-def is_busy(connection: web.RequestHandler) -> bool:
-    """Say whether a request is at work on a connection, or waits."""
-    return connection._current_request is not None or bool(connection._messages)  # noqa: SLF001
+def idle_since(connection: web.RequestHandler) -> float | None:
+    """Return since when a connection is idle, in the loop's time; None while a request comes, waits or is at work."""
+    waiter, ends = connection._waiter, connection._next_keepalive_close_time  # noqa: SLF001
+    idle = waiter is not None and not waiter.done() and not connection._messages  # noqa: SLF001
+    beginning = getattr(connection, "_head_timer", None) is not None
+    return ends - connection._keepalive_timeout if idle and not beginning else None  # noqa: SLF001
 
 
 def client_of(request: web.BaseRequest) -> ClientProtocol:

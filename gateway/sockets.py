@@ -57,6 +57,11 @@ def unread(transport: asyncio.Transport | None, limit: int) -> bytes:
         return b""
 
 
+def has_unread(transport: asyncio.Transport | None) -> bool:
+    """Say whether something came that the loop did not look at yet, be it the end."""
+    return transport is not None and bool(_events(transport, select.POLLIN) & select.POLLIN)
+
+
 def cut_off(transport: asyncio.Transport | None) -> ConnectionResetError | None:
     """Return what is wrong with an end over TLS that the peer did not announce by close_notify (RFC 9112 9.8).
 
@@ -72,10 +77,10 @@ def cut_off(transport: asyncio.Transport | None) -> ConnectionResetError | None:
     return None if announced else ConnectionResetError("the connection was cut off below TLS")
 
 
-def _events(transport: asyncio.Transport) -> int:
+def _events(transport: asyncio.Transport, asked_for: int = select.POLLRDHUP) -> int:
     connection = transport.get_extra_info("socket")
     if connection is None:
         return 0
     asked = select.poll()
-    asked.register(connection.fileno(), select.POLLRDHUP)
+    asked.register(connection.fileno(), asked_for)
     return sum(events for _, events in asked.poll(0))

@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 LEVELS = (
     {"__init__", "settings", "sockets"},
     {"errors", "logs", "http1"},
-    {"tasks", "limits"},
+    {"tasks", "limits", "systemd"},
     {"core"},
     {"storage", "upstream"},
     {"issuer_keys"},

@@ -1,6 +1,6 @@
 """Health on its own listener, never on the public one: `/health/live` and `/health/ready`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -15,6 +15,11 @@ class Health:
 
     database: Database
     homeserver: Homeserver
+    _stopping: bool = field(default=False, init=False)
+
+    def stop(self) -> None:
+        """Be ready no more: who has a choice sends clients elsewhere."""
+        self._stopping = True
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer 200 when all is well, 503 with the part that is not."""
@@ -22,6 +27,8 @@ class Health:
             return web.json_response({"status": "ok"})
         if request.path == "/health/ready":
             parts = {"database": await self._database(), "homeserver": await self._homeserver()}
+            if self._stopping:
+                parts["gateway"] = "is stopping"
             healthy = all(part == "ok" for part in parts.values())
             return web.json_response(
                 {"status": "ok" if healthy else "unavailable", **parts}, status=200 if healthy else 503

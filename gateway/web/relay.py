@@ -210,10 +210,11 @@ class _Answer:
             pending += _framed(body, chunked=chunked)
             if chunked:
                 pending += _LAST_CHUNK
+        client.unfinished = True  # until it is on its way: a refusal behind it would be the answer to nothing
         client.write(pending)
-        client.unfinished = False
         if client.writing_paused:
             await client.drained()
+        client.unfinished = False
         return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
 
     def _head(self, *, chunked: bool, keep_alive: bool) -> bytes:

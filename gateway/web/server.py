@@ -7,6 +7,7 @@ takes and a server behind us could read in another way is refused here.
 import asyncio
 import functools
 import re
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -20,17 +21,19 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from gateway.core.headers import Hop, is_host, is_trusted
 from gateway.core.routing import REFUSED_METHODS, Route, route
 from gateway.errors import Refusal, Refused
-from gateway.http1 import ClientProtocol, answer_as_http_1_1
+from gateway.http1 import ClientProtocol, answer_as_http_1_1, client_of
 from gateway.logs import Logger
 from gateway.settings import Table
 from gateway.web.answers import refusal, unreadable
-from gateway.web.listeners import parse_listen, sites
+from gateway.web.listeners import Places, parse_listen, sites
 from gateway.web.login import Login
 from gateway.web.relay import Relay, Relayed
 
 _VERSIONS: Final = frozenset(((1, 0), (1, 1)))
 # After these, what comes on the connection can't be told from the rest of the request.
 _CLOSING: Final = frozenset((Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED, Refusal.REQUEST_TIMEOUT))
+# Seconds after which a client may ask again that was refused because of a restart.
+_RESTART: Final = 2
 _MAX_HOPS: Final = 10_000
 # Octets of a request body that wait for the homeserver before the client is held back.
 _READ_LIMIT: Final = 2**16
@@ -107,15 +110,26 @@ class Gateway:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
+        client = client_of(request)
         try:
-            return await self._routed(request)
+            response = await self._routed(request)
         except Refused as refused:
-            say = self.log.warning if refused.status >= 500 else self.log.info
-            say("request_refused", refusal=refused.refusal.name.lower(), reason=refused.reason)
-            response = refusal(refused)
-            if refused.refusal in _CLOSING:
-                response.force_close()
-            return response
+            response = self._refuse(refused)
+        except asyncio.CancelledError:
+            if not client.hurried or client.unfinished:
+                raise
+            response = refusal(Refused(Refusal.STOPPING, retry_after=_RESTART))
+        if client.ends and isinstance(response, web.Response):
+            response.force_close()
+        return response
+
+    def _refuse(self, refused: Refused) -> web.Response:
+        say = self.log.warning if refused.status >= 500 else self.log.info
+        say("request_refused", refusal=refused.refusal.name.lower(), reason=refused.reason)
+        response = refusal(refused)
+        if refused.refusal in _CLOSING:
+            response.force_close()
+        return response
 
     def _routed(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         if request.method in REFUSED_METHODS:
@@ -232,10 +246,13 @@ def _address(handler: web.RequestHandler) -> str:
 
 
 @asynccontextmanager
-async def listening(server: Server, settings: ServerSettings) -> AsyncIterator[Sequence[str]]:
-    """Serve on every configured address; at the end, requests get `drain_timeout` seconds to finish.
+async def listening(
+    server: Server, settings: ServerSettings, sockets: Sequence[socket.socket] = ()
+) -> AsyncIterator[Sequence[str]]:
+    """Serve on `sockets`, or else on every configured address; at the end, requests get `drain_timeout` seconds.
 
     Yields the addresses; raises `Unusable` for one that can't be had.
     """
-    async with sites(server, settings.listen, settings.drain_timeout, reuse_port=settings.reuse_port) as addresses:
+    places = Places(settings.listen, sockets, reuse_port=settings.reuse_port)
+    async with sites(server, places, settings.drain_timeout) as addresses:
         yield addresses

@@ -1,9 +1,10 @@
 """The public side: what is refused before it reaches anybody, what can be listened on, and how it ends."""
 
 import asyncio
+import json
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -352,23 +353,102 @@ async def test_at_the_end_an_answer_that_is_cut_off_does_not_look_whole(version:
                 await client.rest()
 
 
-async def test_at_the_end_a_hanging_request_is_ended(tmp_path: Path) -> None:
+async def test_at_the_end_a_hanging_request_is_refused_with_a_word(tmp_path: Path) -> None:
     async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
     loop = asyncio.get_running_loop()
-    async with RawServer(hang).running() as upstream:
-        async with running_gateway(tmp_path, upstream.url, server={"drain_timeout": 0.4}) as gateway:
-            client = connected(gateway.port)
-            connection = await client.__aenter__()
-            await connection.send(b"GET /_matrix/client/v3/sync HTTP/1.1\r\n" + HOST + b"\r\n")
+    async with RawServer(hang).running() as upstream, AsyncExitStack() as stack:
+        server = {"drain_timeout": 0.4}
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, upstream.url, server=server))
+        async with connected(gateway.port) as client, connected(gateway.port) as idle, asyncio.timeout(5):
+            await client.send(b"GET /_matrix/client/v3/sync HTTP/1.1\r\n" + HOST + b"\r\n")
             await asyncio.sleep(0.05)
-            idle = connected(gateway.port)
-            await idle.__aenter__()
             began = loop.time()
-        assert 0.3 < loop.time() - began < 3
-        async with asyncio.timeout(5):
-            assert await connection.rest() == b""
+            await stack.aclose()
+            assert 0.3 < loop.time() - began < 3
+            head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+            assert await idle.rest() == b""
             await upstream.ended.wait()
-        await client.__aexit__(None, None, None)
-        await idle.__aexit__(None, None, None)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert {b"Connection: close", b"Retry-After: 2", b"Access-Control-Allow-Origin: *"} <= set(head.split(b"\r\n"))
+    assert json.loads(body)["errcode"] == "M_UNKNOWN"
+
+
+@pytest.mark.parametrize("path", ["/_matrix/client/versions", LOGIN])
+async def test_at_the_end_a_connection_in_use_brings_one_more_request(
+    path: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    body = b'{"type": "org.matrix.login.jwt", "token": "abc"}' if path == LOGIN else b""
+    method = b"POST " if body else b"GET "
+    request = method + path.encode() + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, homeserver.url))
+        async with connected(gateway.port) as client:
+            await client.send(request)
+            assert b"Connection:" not in (await client.answer())
+            stopping = asyncio.create_task(stack.aclose())
+            await asyncio.sleep(0.1)
+            with pytest.raises(OSError, match="Connect"):
+                async with connected(gateway.port):
+                    pass
+            await client.send(request)
+            async with asyncio.timeout(1):  # and the end does not wait for anything else
+                assert b"\r\nConnection: close\r\n" in await client.rest()
+                await stopping
+
+
+async def test_at_the_end_a_request_that_has_begun_to_come_is_answered(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    request = b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n"
+    async with AsyncExitStack() as stack:
+        server = {"drain_timeout": 10}
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, homeserver.url, server=server))
+        async with connected(gateway.port) as client:
+            await client.send(request[:30])
+            stopping = asyncio.create_task(stack.aclose())
+            await asyncio.sleep(2.2)  # longer than an idle connection is kept
+            await client.send(request[30:])
+            assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
+            await stopping
+
+
+async def test_at_the_end_what_was_sent_at_once_is_answered_and_only_the_last_answer_says_so(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults["sync"] = Fault(wait=go_on)
+    sync = b"GET /_matrix/client/v3/sync HTTP/1.1\r\n" + HOST + b"\r\n"
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, homeserver.url))
+        async with connected(gateway.port) as client:
+            await client.send(sync + b"GET /_matrix/client/versions HTTP/1.1\r\n" + HOST + b"\r\n")
+            while not homeserver.to("/sync"):
+                await asyncio.sleep(0.01)
+            stopping = asyncio.create_task(stack.aclose())
+            await asyncio.sleep(0.1)
+            go_on.set()
+            first, second = await client.answer(), await client.rest()
+            await stopping
+    assert b"Connection: close" not in first
+    assert second.startswith(b"HTTP/1.1 200 ")
+    assert b"Connection: close" in second
+
+
+async def test_at_the_end_an_answer_that_is_written_gets_no_other_behind_it(tmp_path: Path) -> None:
+    """The client takes the answer so slowly that all of it waits, written, when the time is over."""
+    body = b"a" * 20_000_000
+    script = Script(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    async with RawServer(script).running() as upstream, AsyncExitStack() as stack:
+        server = {"drain_timeout": 0.2}
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, upstream.url, server=server))
+        async with connected(gateway.port) as client:
+            await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            await client.head()
+            await stack.aclose()
+            received = b""
+            with suppress(ConnectionResetError):
+                while piece := await client.reader.read(2**20):
+                    received += piece
+            assert b"HTTP/1.1" not in received
