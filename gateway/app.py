@@ -134,8 +134,8 @@ class Running:
     async def reload(self) -> str:
         """Read the configuration and its files again and use them from the next request on.
 
-        Requests at work end as they began. With a configuration that can't be used everything stays as it is, and what
-        is wrong with it comes back.
+        Requests at work end as they began. With a configuration that can't be used everything stays as it is; what is
+        wrong with it is returned.
         """
         before, log = self._parts, self._lasting.log
         try:

@@ -58,10 +58,13 @@ def with_sockets(command: Sequence[str], files: Sequence[int]) -> list[str]:
 
 @asynccontextmanager
 async def service(
-    configuration: Path, supervisor: FakeSupervisor, sockets: Mapping[str, socket.socket] | None = None
+    configuration: Path,
+    supervisor: FakeSupervisor,
+    sockets: Mapping[str, socket.socket] | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Process]:
-    """Run `serve` as systemd does; `sockets` by the names of their FileDescriptorName=."""
-    command = [sys.executable, "-m", "gateway", "serve", "-c", str(configuration)]
+    """Run `serve` as systemd does, by the command `under`; `sockets` by the names of their FileDescriptorName=."""
+    command = [*under, sys.executable, "-m", "gateway", "serve", "-c", str(configuration)]
     files = [taken.fileno() for taken in (sockets or {}).values()]
     handed = {"LISTEN_FDS": str(len(files)), "LISTEN_FDNAMES": ":".join(sockets)} if sockets else {}
     process = await asyncio.create_subprocess_exec(

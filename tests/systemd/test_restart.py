@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_homeserver import FakeHomeserver
 from tests.raw_http import RawClient, connected
-from tests.running_gateway import LOGIN, mint, write_configuration
+from tests.running_gateway import LOGIN, Tables, mint, write_configuration
 from tests.supervisor import FakeSupervisor, service
 
 RESTARTS = 10
@@ -79,7 +79,7 @@ def supervisor(tmp_path: Path) -> Iterator[FakeSupervisor]:
 async def test_ten_restarts_under_load_lose_no_request_and_break_none(
     tmp_path: Path, homeserver: FakeHomeserver, supervisor: FakeSupervisor
 ) -> None:
-    tables = {"limits": {"logins_per_user": {"burst": 0, "refill": 1}}, "log": {"level": "error"}}
+    tables: Tables = {"limits": {"logins_per_user": {"burst": 0, "refill": 1}}, "log": {"level": "error"}}
     path = write_configuration(tmp_path, homeserver.url, tables)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         load = Load(listening.getsockname()[1])

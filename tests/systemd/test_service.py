@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +15,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from joserfc.jwk import ECKey
+from joserfc.jwt import encode
 
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.raw_http import connected
@@ -19,6 +24,7 @@ from tests.running_gateway import LOGIN, mint, write_configuration
 from tests.supervisor import FakeSupervisor, program, service
 
 SYNC = b"GET /_matrix/client/v3/sync HTTP/1.1\r\nHost: example.org\r\n\r\n"
+SANDBOX = (sys.executable, str(Path(__file__).with_name("sandbox.py")))
 VERSIONS = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: example.org\r\n\r\n"
 
 
@@ -108,6 +114,27 @@ async def test_it_stops_in_order(
     assert b"Traceback" not in log
 
 
+async def test_a_reload_says_when_it_is_done_and_what_was_wrong(
+    tmp_path: Path, homeserver: FakeHomeserver, supervisor: FakeSupervisor
+) -> None:
+    path = write_configuration(tmp_path, homeserver.url, {})
+    async with asyncio.timeout(20), service(path, supervisor) as process:
+        first = await supervisor.told()
+        process.send_signal(signal.SIGHUP)
+        assert (await supervisor.told())["RELOADING"] == "1"
+        assert await supervisor.told() == first
+        path.write_text("[jwt]\nleway = 3\n")
+        process.send_signal(signal.SIGHUP)
+        assert (await supervisor.told())["RELOADING"] == "1"
+        told = await supervisor.told()
+        process.send_signal(signal.SIGTERM)
+        assert (await supervisor.told())["STOPPING"] == "1"
+        assert await process.wait() == 0
+    assert told["READY"] == "1"
+    assert told["STATUS"].startswith(first["STATUS"])
+    assert "unknown key; the nearest known one is 'leeway'" in told["STATUS"]
+
+
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
 async def test_a_second_signal_ends_it_at_once(
     numbers: tuple[signal.Signals, signal.Signals],
@@ -193,6 +220,45 @@ async def test_systemd_itself_hands_a_socket_over(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_it_logs_in_under_the_system_call_filter_of_the_unit(
+    tmp_path: Path, homeserver: FakeHomeserver, supervisor: FakeSupervisor
+) -> None:
+    """And where no memory is written to and executed; with ES256, so OpenSSL works under it too."""
+    program("systemd-analyze")
+    key = ECKey.generate_key("P-256")
+    jwt = {"format": "ECDSA", "algorithm": "ES256", "secret": key.as_pem(private=False).decode()}
+    path = write_configuration(tmp_path, homeserver.url, {"jwt": jwt})
+    unit = (Path(__file__).parents[2] / "systemd" / "matrix-login-gateway.service").read_text()
+    filters = re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE)
+    assert "\nMemoryDenyWriteExecute=yes\n" in unit
+    token = encode({"alg": "ES256"}, {"sub": "alice", "exp": int(time.time()) + 60}, key, algorithms=["ES256"])
+    body = {"type": "org.matrix.login.jwt", "token": token}
+    async with asyncio.timeout(30), service(path, supervisor, under=[*SANDBOX, *filters, "--"]) as process:
+        port = (await supervisor.told())["STATUS"].rpartition(":")[2]
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(f"http://127.0.0.1:{port}{LOGIN}", json=body) as response,
+        ):
+            assert (await response.json())["user_id"] == "@alice:example.org"
+        process.send_signal(signal.SIGTERM)
+        _, log = await process.communicate()
+    assert process.returncode == 0
+    assert b"Traceback" not in log
+
+
+def test_the_filter_of_the_unit_refuses_what_it_should() -> None:
+    program("systemd-analyze")
+    tries = "import mmap, os\nfor act in (lambda: os.chown('/', 0, 0), lambda: mmap.mmap(-1, 9, prot=7)):\n"
+    tries += "  try: act()\n  except PermissionError as error: print(error.errno)"
+    done = subprocess.run(
+        [*SANDBOX, "@system-service", "~@privileged", "--", sys.executable, "-c", tries],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "1"]
 
 
 async def accepts(port: int) -> bool:
