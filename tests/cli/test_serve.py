@@ -1,6 +1,7 @@
 """`serve` as a process: it says where it listens, ends with 0 when told to, and with 1 when it can't listen."""
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -99,3 +100,18 @@ def test_an_address_in_use_ends_it_with_1_and_one_line(tmp_path: Path, key: str)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"Can't listen on {address}: ")
     assert "Traceback" not in result.stderr
+
+
+async def test_a_reload_that_comes_while_it_starts_does_not_end_it(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    text = write_configuration(tmp_path, homeserver.url, {}).read_bytes()
+    pipe = tmp_path / "slow.toml"
+    os.mkfifo(pipe)
+    async with serving(pipe) as made:
+        with await asyncio.to_thread(pipe.open, "wb") as writer:  # open as soon as it is read
+            made.send_signal(signal.SIGHUP)
+            writer.write(text)
+        await address(made)
+        made.send_signal(signal.SIGTERM)
+        assert await made.wait() == 0
