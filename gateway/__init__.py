@@ -6,6 +6,7 @@ http1, sockets, systemd       aiohttp's inner parts, what the system knows of a 
 core/                         decisions: plain functions and frozen values, no I/O, no clock
 storage/                      the only SQL
 upstream/                     the only calls to other servers
+attempts                      what is known of a login, and how its end is told to log and audit
 issuers, *_keys               whose tokens are believed, and where the keys that verify them come from
 sign_in, profile              the story of a login: verify, identify, provide an account, open a session; its profile
 web/                          the only aiohttp.web: listeners, routes, login, relay, health

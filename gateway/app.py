@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.attempts import Attempts
 from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer
 from gateway.errors import ConfigurationError
 from gateway.fetched_keys import FetchedKeys
@@ -22,6 +23,7 @@ from gateway.logs import Logger, get_logger
 from gateway.profile import Profile
 from gateway.sign_in import SignIn
 from gateway.storage.accounts import Accounts
+from gateway.storage.audit import Audit
 from gateway.storage.avatars import Avatars
 from gateway.storage.database import Database, open_database
 from gateway.storage.key_sets import KeySets
@@ -106,6 +108,7 @@ class _Lasting:
     database: Database
     background: Background
     last_seen: LastSeen
+    audit: Audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class Running:
     def hurry(self) -> None:
         """Begin no further work of our own: the gateway stops."""
         self._lasting.last_seen.hurry()
+        self._lasting.audit.hurry()
         for keys in self._parts.fetched.values():
             keys.stop()
 
@@ -176,7 +180,8 @@ async def running(
         database = await stack.enter_async_context(open_database(settings.database))
         background = Background(log)
         last_seen = LastSeen(Accounts(database), background)
-        lasting = _Lasting(log, now, database, background, last_seen)
+        audit = Audit(database, background, log, settings.database.audit_retention)
+        lasting = _Lasting(log, now, database, background, last_seen, audit)
         parts = _build(configuration, lasting, None)
         health = Health(database, parts.homeserver)
         server = Server(parts.gateway)
@@ -187,6 +192,7 @@ async def running(
             places = Places([settings.server.admin_listen], handed.admin, reuse_port=settings.server.reuse_port)
             await stack.enter_async_context(sites(web.Server(health, access_log=None), places, 1))
         stack.callback(gateway.hurry)
+        background.leave(audit.keep(now), "audit")
         await _exchange({}, parts.fetched)
         gateway.addresses = await stack.enter_async_context(listening(server, settings.server, handed.public))
         stack.callback(health.stop)
@@ -219,6 +225,7 @@ def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | Non
         homeserver=homeserver,
         sessions=AppserviceSessions(homeserver),
         profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),
+        attempts=Attempts(lasting.audit, lasting.now, log),
         background=lasting.background,
         now=lasting.now,
         log=log,

@@ -4,6 +4,7 @@ The texts equal Synapse's for the same condition. Cases that an attacker could t
 """
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,11 +96,8 @@ _MAX_DETAIL: Final = 200
 class Refused(Exception):
     """A request is refused: `refusal` picks the answer, `detail` fills its text, `reason` is for the log only.
 
-    `retry_after` is in seconds; `user_id` is for the log too, once it is known who it is. Neither `detail` nor
-    `reason` ever holds a token or a secret.
+    `retry_after` is in seconds. Neither `detail` nor `reason` ever holds a token or a secret.
     """
-
-    user_id = ""
 
     def __init__(
         self, refusal: Refusal, detail: str = "", *, reason: str = "", retry_after: float | None = None
@@ -125,7 +123,7 @@ class Refused(Exception):
         if self.refusal is Refusal.ACCOUNT_LOCKED:
             body["soft_logout"] = True
         if self.refusal is Refusal.TOO_MANY_ATTEMPTS and self.retry_after is not None:
-            body["retry_after_ms"] = int(self.retry_after * 1000)
+            body["retry_after_ms"] = math.ceil(self.retry_after * 1000)
         return body
 
 

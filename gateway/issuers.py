@@ -7,9 +7,10 @@ checked like any other claim. So a token never meets keys or rules of another is
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.attempts import Attempt
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
-from gateway.core.tokens import Claims, TokenRules, Trust, choose_issuer, read_header, verify
+from gateway.core.tokens import Claims, TokenRules, Trust, check_claims, choose_issuer, read_header, read_signed
 from gateway.errors import Refused
 from gateway.issuer_keys import IssuerKeys
 
@@ -32,15 +33,20 @@ class Issuers:
         self._by_name = {name: issuer for issuer in issuers for name in issuer.rules.issuer}
         self.max_token_bytes = max(issuer.rules.max_token_bytes for issuer in issuers)
 
-    async def verified(self, token: str, now: float) -> tuple[Issuer, Claims]:
+    async def verified(self, token: str, now: float, attempt: Attempt) -> tuple[Issuer, Claims]:
         """Return the claims of a token that passes every check, and the issuer whose checks these were.
 
-        `now` is in seconds since the epoch. Raises `Refused` with the first check that fails.
+        `now` is in seconds since the epoch. Raises `Refused` with the first check that fails; from a verified
+        signature on, `attempt` knows whose it was.
         """
         header = read_header(token, self.max_token_bytes)
         issuer = self._only or choose_issuer(token, self._by_name)
         key_set = await issuer.keys.for_token(header)
-        return issuer, verify(token, Trust(key_set, issuer.rules), now)
+        header, claims = read_signed(token, Trust(key_set, issuer.rules))
+        if issuer.rules.validate_signature:
+            attempt.signed(claims, issuer.mapping)
+        check_claims(header, claims, issuer.rules, now)
+        return issuer, claims
 
     async def at_hand(self, token: str) -> Trust | None:
         """Return the keys at hand that may have signed a token of the right form, None where there are none."""

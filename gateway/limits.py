@@ -26,37 +26,46 @@ class Bucket(Table):
 class LimitSettings(Table):
     """The `[limits]` table."""
 
-    # A school class behind one address, each pupil with three stale tokens, stays below it.
+    # A school class behind one address, 32 clients with three stale tokens each, stays below it.
     failed_logins_per_address: Bucket = Bucket(burst=100, refill=20)
+    # Five devices of one user, each of which tries five times, stay below it.
+    failed_logins_per_user: Bucket = Bucket(burst=30, refill=6)
     logins_per_user: Bucket = Bucket(burst=300, refill=60)
 
 
 class Limits:
-    """The buckets of the login exchange."""
+    """The buckets of the login exchange. A user is an issuer and a subject; issuer "" where it does not matter."""
 
     def __init__(self, settings: LimitSettings) -> None:
-        self._failed = _limiter(settings.failed_logins_per_address)
-        self._refill_seconds = 60 / settings.failed_logins_per_address.refill
-        self._logins = _limiter(settings.logins_per_user)
+        self._of_address = _Failures(settings.failed_logins_per_address, "failed logins of this address")
+        self._of_user = _Failures(settings.failed_logins_per_user, "failed logins of this subject")
+        self._logins = limiter(settings.logins_per_user)
 
     def check_address(self, address: str) -> None:
         """Refuse an address that failed too often; "" is an address that isn't known."""
-        if self._failed is not None and address and self._failed.peek(_network(address)).remaining < 1:
-            raise Refused(
-                Refusal.TOO_MANY_ATTEMPTS,
-                reason="failed logins of this address",
-                retry_after=self._refill_seconds,
-            )
+        if address:
+            self._of_address.check(network(address))
 
     def count_failure(self, address: str) -> None:
         """Count a failed login of an address."""
-        if self._failed is not None and address:
-            self._failed.limit(_network(address))
+        if address:
+            self._of_address.count(network(address))
+
+    def check_user(self, issuer: str, subject: str) -> None:
+        """Refuse a user who was refused too often."""
+        self._of_user.check(_user(issuer, subject))
+
+    def count_user_failure(self, issuer: str, subject: str) -> None:
+        """Count a login that was refused whatever token the user would bring.
+
+        Not one that failed for its token, replayed or expired: whoever got hold of that could shut the user out.
+        """
+        self._of_user.count(_user(issuer, subject))
 
     def count_login(self, issuer: str, subject: str) -> None:
         """Count a login of a subject and refuse one too many."""
         if self._logins is not None:
-            result = self._logins.limit(f"{len(issuer)} {issuer} {subject}")
+            result = self._logins.limit(_user(issuer, subject))
             if result.limited:
                 raise Refused(
                     Refusal.TOO_MANY_ATTEMPTS,
@@ -65,7 +74,28 @@ class Limits:
                 )
 
 
-def _network(address: str) -> str:
+class _Failures:
+    """A bucket that failures alone empty, and that refuses before the next one."""
+
+    def __init__(self, bucket: Bucket, name: str) -> None:
+        self._limiter = limiter(bucket)
+        self._refill_seconds = 60 / bucket.refill
+        self._name = name
+
+    def check(self, key: str) -> None:
+        if self._limiter is not None and self._limiter.peek(key).remaining < 1:
+            raise Refused(Refusal.TOO_MANY_ATTEMPTS, reason=self._name, retry_after=self._refill_seconds)
+
+    def count(self, key: str) -> None:
+        if self._limiter is not None:
+            self._limiter.limit(key)
+
+
+def _user(issuer: str, subject: str) -> str:
+    return f"{len(issuer)} {issuer} {subject}"
+
+
+def network(address: str) -> str:
     """Return what is counted: an IPv6 subscriber has 2^64 addresses or more (RFC 6177), so its /64 is one."""
     try:
         parsed = ip_address(address)
@@ -76,7 +106,8 @@ def _network(address: str) -> str:
     return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
 
 
-def _limiter(bucket: Bucket) -> Throttled | None:
+def limiter(bucket: Bucket) -> Throttled | None:
+    """Return what counts by name, None for a bucket that is no limit."""
     if not bucket.burst:
         return None
     return Throttled(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.attempts import Attempt, Attempts, Client
 from gateway.core.accounts import (
     Account,
     AccountRules,
@@ -22,7 +23,6 @@ from gateway.core.accounts import (
     next_step,
     user_not_found,
 )
-from gateway.core.headers import Field
 from gateway.core.identity import Identity, check_allowed, identify
 from gateway.core.login_request import LoginRequest, PastedToken, check_names
 from gateway.core.tokens import Claims, is_signed, last_valid_moment
@@ -42,17 +42,10 @@ from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
 # How often a row that another login writes is looked at, in seconds; a registration takes 0.05 s or more.
 _LOOK_AGAIN: Final = 0.05
 
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """Who asks: its address ("" when unknown), for whom its failures count, and what tells the homeserver of it.
-
-    `limited_as` is "" for a proxy that stands for all its clients.
-    """
-
-    address: str
-    limited_as: str
-    fields: tuple[Field, ...] = ()
+# What is refused whichever token the user brings.
+_OF_THE_USER: Final = frozenset(
+    (Refusal.BAD_LOCALPART, Refusal.IDENTITY_REFUSED, Refusal.USER_NOT_FOUND, Refusal.ACCOUNT_LOCKED)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +69,7 @@ class SignIn:
     homeserver: Homeserver
     sessions: AppserviceSessions
     profile: Profile
+    attempts: Attempts
     background: Background
     now: Callable[[], float]
     log: Logger
@@ -85,12 +79,13 @@ class SignIn:
 
         Raises `Refused`, or `HomeserverAnswered` where the homeserver refuses this user itself.
         """
-        self.limits.check_address(client.limited_as)
+        attempt = Attempt(client, request.device_id or "")
         try:
-            return await self._log_in(request, client)
-        except Refused as refused:
-            if refused.status in {400, 403}:
-                self.limits.count_failure(client.limited_as)
+            self.limits.check_address(client.limited_as)
+            return await self._log_in(request, attempt)
+        except (Refused, HomeserverAnswered) as error:
+            self._count(error, attempt)
+            self.attempts.refused(attempt, error)
             raise
 
     async def vouches_for(self, pasted: PastedToken, client: Client) -> bool:
@@ -113,9 +108,18 @@ class SignIn:
         self.limits.check_address(client.limited_as)
         self.limits.count_failure(client.limited_as)
 
-    async def _log_in(self, request: LoginRequest, client: Client) -> Reply:
+    def _count(self, error: Refused | HomeserverAnswered, attempt: Attempt) -> None:
+        if isinstance(error, Refused) and error.status in {400, 403}:
+            self.limits.count_failure(attempt.client.limited_as)
+        of_user = error.refusal in _OF_THE_USER if isinstance(error, Refused) else error.status in {401, 403}
+        if of_user and attempt.limited_as is not None:
+            self.limits.count_user_failure(*attempt.limited_as)
+
+    async def _log_in(self, request: LoginRequest, attempt: Attempt) -> Reply:
         now = self.now()
-        issuer, claims = await self.issuers.verified(request.token, now)
+        issuer, claims = await self.issuers.verified(request.token, now, attempt)
+        if attempt.limited_as is not None:
+            self.limits.check_user(*attempt.limited_as)
         identity = identify(claims, issuer.mapping)
         if not issuer.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
@@ -126,23 +130,18 @@ class SignIn:
             check_names(request, identity.user_id if account is None else self._user_id(account))
             await self._use_up(who, request, now)
             account, made = await self._admit(who, account)
-            reply = await self._open_session(account, issuer.accounts, request, client)
+            reply = await self._open_session(account, issuer.accounts, request, attempt.client)
             # Whoever locked it meanwhile has ended the sessions that were there; nobody gets the token of this one.
             check_open(await self.accounts.get(account.localpart))
         except (Refused, HomeserverAnswered) as error:
-            error.user_id = identity.user_id if account is None else self._user_id(account)
+            attempt.user_id = identity.user_id if account is None else self._user_id(account)
             if isinstance(error, NotConnected):
                 await self._give_back(who)
             raise
         self.last_seen.note(account.localpart, now)
         self.profile.set_beside(account.localpart, identity, made=made)
-        self.log.info(
-            "login",
-            user_id=self._user_id(account),
-            issuer=identity.issuer,
-            made=made,
-            address=client.address,
-        )
+        attempt.user_id = self._user_id(account)
+        self.attempts.opened(attempt, reply, made=made)
         return reply
 
     async def _admit(self, who: _Verified, account: Account | None) -> tuple[Account, bool]:

@@ -15,7 +15,7 @@ LEVELS = (
     {"tasks", "limits", "systemd"},
     {"core"},
     {"storage", "upstream"},
-    {"issuer_keys"},
+    {"issuer_keys", "attempts"},
     {"issuers", "fetched_keys"},
     {"profile"},
     {"sign_in", "doctor"},

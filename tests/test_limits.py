@@ -79,12 +79,46 @@ def test_a_user_who_logs_in_too_often_waits_and_others_do_not() -> None:
     limits.count_login("", "alice")
 
 
+def test_a_user_who_was_refused_too_often_waits_and_others_do_not() -> None:
+    limits = Limits(LimitSettings(failed_logins_per_user=TWO))
+    for _ in range(2):
+        limits.check_user("iss", "alice")
+        limits.count_user_failure("iss", "alice")
+
+    with pytest.raises(Refused) as caught:
+        limits.check_user("iss", "alice")
+    assert caught.value.refusal is Refusal.TOO_MANY_ATTEMPTS
+    assert caught.value.body()["retry_after_ms"] == 10_000
+    limits.check_user("iss", "bob")
+    limits.check_user("", "alice")
+    limits.count_login("iss", "alice")
+
+
+def test_a_school_class_behind_one_address_stays_below_the_defaults() -> None:
+    limits = Limits(LimitSettings())
+    for pupil in range(32):
+        for _ in range(3):
+            limits.check_address("192.0.2.1")
+            limits.count_failure("192.0.2.1")
+        limits.check_address("192.0.2.1")
+        limits.count_login("iss", f"pupil{pupil}")
+
+
+def test_the_devices_of_one_user_stay_below_the_defaults() -> None:
+    limits = Limits(LimitSettings())
+    for _ in range(5 * 5):
+        limits.check_user("iss", "alice")
+        limits.count_user_failure("iss", "alice")
+
+
 def test_a_burst_of_nothing_is_no_limit() -> None:
-    limits = Limits(LimitSettings(failed_logins_per_address=NONE, logins_per_user=NONE))
+    limits = Limits(LimitSettings(failed_logins_per_address=NONE, failed_logins_per_user=NONE, logins_per_user=NONE))
 
     for _ in range(1000):
         limits.count_failure("192.0.2.1")
         limits.check_address("192.0.2.1")
+        limits.count_user_failure("iss", "alice")
+        limits.check_user("iss", "alice")
         limits.count_login("iss", "alice")
 
 
@@ -97,8 +131,12 @@ def test_a_bucket_that_can_not_be_counted_is_refused(burst: int, refill: int) ->
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.text())
 def test_any_bucket_and_any_name_are_taken(burst: int, refill: int, name: str) -> None:
     bucket = Bucket(burst=burst, refill=refill)
-    limits = Limits(LimitSettings(failed_logins_per_address=bucket, logins_per_user=bucket))
+    limits = Limits(
+        LimitSettings(failed_logins_per_address=bucket, failed_logins_per_user=bucket, logins_per_user=bucket)
+    )
 
     limits.check_address(name)
     limits.count_failure(name)
+    limits.check_user(name, name)
+    limits.count_user_failure(name, name)
     limits.count_login(name, name)

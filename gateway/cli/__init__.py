@@ -13,6 +13,7 @@ from gateway.cli.database import database
 from gateway.cli.demo import demo
 from gateway.cli.doctor import doctor
 from gateway.cli.imports import import_
+from gateway.cli.logins import logins
 from gateway.cli.serve import serve
 from gateway.cli.setup import check, init, registration
 from gateway.cli.token import token
@@ -27,7 +28,7 @@ def cli() -> None:
     """JSON Web Token login for any Matrix homeserver, as a gateway in front of it."""
 
 
-for command in (serve, check, doctor, registration, init, import_, token, users, database, demo):
+for command in (serve, check, doctor, registration, init, import_, token, users, logins, database, demo):
     cli.add_command(command)
 
 

@@ -129,7 +129,7 @@ def find_database(settings: DatabaseSettings, files: Files, report: Report) -> D
     if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir raises for one that is too long
         report.problem(keys, f"there is no directory {path.parent}; make it, owned by the gateway's user")
     try:
-        return DatabaseSettings(url=f"{prefix}:///{path}")
+        return DatabaseSettings.model_validate({**settings.model_dump(), "url": f"{prefix}:///{path}"})
     except ValidationError:
         report.problem(keys, f"a path with a question mark is not accepted: {path}")
         return settings

@@ -58,19 +58,26 @@ def verify(token: str, trust: Trust, now: float) -> Claims:
 
     `now` is in seconds since the epoch.
     """
-    rules = trust.rules
-    header = read_header(token, rules.max_token_bytes)
-    if rules.validate_signature:
-        payload = verify_signature(token, header, trust.key_set)
-    else:
-        payload = unverified_payload(token)
-    claims = read_claims(payload)
+    header, claims = read_signed(token, trust)
+    check_claims(header, claims, trust.rules, now)
+    return claims
+
+
+def read_signed(token: str, trust: Trust) -> tuple[dict[str, Any], Claims]:
+    """Return header and claims of a token whose signature verifies, with nothing of the claims checked yet."""
+    header = read_header(token, trust.rules.max_token_bytes)
+    if not trust.rules.validate_signature:
+        return header, read_claims(unverified_payload(token))
+    return header, read_claims(verify_signature(token, header, trust.key_set))
+
+
+def check_claims(header: dict[str, Any], claims: Claims, rules: TokenRules, now: float) -> None:
+    """Check all that the rules ask of header and claims at `now`; raises `Refused` with the first that fails."""
     check_type(header, rules)
     check_issuer(claims, rules)
     check_audience(claims, rules)
     check_dates(claims, rules, now)
     check_token_id(claims, rules)
-    return claims
 
 
 def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:

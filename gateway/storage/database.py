@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import aiosqlite
 from alembic.util import CommandError
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from sqlalchemy import URL, Engine, Select, create_engine, event, make_url, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
@@ -39,6 +39,7 @@ class DatabaseSettings(Table):
     """The `[database]` table."""
 
     url: str = "sqlite:///gateway.db"
+    audit_retention: int = Field(90, ge=0, le=36500)
 
     @field_validator("url")
     @classmethod

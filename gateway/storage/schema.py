@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -64,4 +65,20 @@ key_sets = Table(
     Column("source", String, primary_key=True),
     Column("octets", LargeBinary, nullable=False),
     Column("fetched_at", BigInteger, nullable=False),
+)
+
+# The audit trail, a row an attempt. `at_ms` is in milliseconds since the epoch; "" is what is not known.
+logins = Table(
+    "logins",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("outcome", String, nullable=False),
+    Column("user_id", String, nullable=False),
+    Column("issuer", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("device_id", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("user_agent", String, nullable=False),
+    Column("reason", String, nullable=False),
 )

@@ -46,8 +46,6 @@ class HomeserverSettings(PoolSettings):
 class HomeserverAnswered(Exception):
     """The homeserver refuses this user for a reason of its own; its answer goes to the client as it is."""
 
-    user_id = ""
-
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.status = reply.status

@@ -7,13 +7,14 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.attempts import Attempt, Client
 from gateway.core.flows import add_flows
 from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
 from gateway.http1 import client_of
 from gateway.logs import Logger
-from gateway.sign_in import Client, SignIn
+from gateway.sign_in import SignIn
 from gateway.tasks import Background
 from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.upstream.pool import Reply
@@ -71,7 +72,8 @@ class Login:
         try:
             login = await self._parse(body, client)
         except Refused as refused:
-            return self._refuse(refused, client)
+            self.sign_in.attempts.refused(Attempt(client), refused)
+            return refusal(refused)
         if login is None:
             return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
         return await self._sign_in(login, request, client)
@@ -105,25 +107,19 @@ class Login:
         try:
             return send_reply(request, exchange.result())
         except HomeserverAnswered as answered:
-            self.log.info("login_refused", **_described(answered), address=client.address)
             return send_reply(request, answered.reply)
         except Refused as refused:
-            return self._refuse(refused, client)
+            return refusal(refused)
 
     def _left(self, exchange: asyncio.Task[Reply], client: Client) -> None:
-        """Say what came of a login whose client did not wait for it."""
+        """Say that a client did not wait for its login; what came of that is told where every login is."""
         if exchange.cancelled():
-            outcome = {"outcome": "cancelled"}
+            outcome, reason = "cancelled", ""
         elif isinstance(error := exchange.exception(), Refused | HomeserverAnswered):
-            outcome = {"outcome": "refused", **_described(error)}
+            outcome, reason = "refused", str(error)
         else:
-            outcome = {"outcome": "failed" if error else "session opened", "reason": repr(error) if error else ""}
-        self.log.info("client_left", **outcome, address=client.address)
-
-    def _refuse(self, refused: Refused, client: Client) -> web.Response:
-        say = self.log.warning if refused.status >= 500 else self.log.info
-        say("login_refused", **_described(refused), address=client.address)
-        return refusal(refused)
+            outcome, reason = ("failed", repr(error)) if error else ("session opened", "")
+        self.log.info("client_left", outcome=outcome, reason=reason, address=client.address)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Read the body, and no more of it than shows that it is too large."""
@@ -150,9 +146,3 @@ class Login:
             limited_as="" if hop.trusted and address == hop.peer else address,
             fields=tuple(field for field in fields if field[0].lower() in _CLIENT_FIELDS),
         )
-
-
-def _described(error: Refused | HomeserverAnswered) -> dict[str, str]:
-    kind = error.refusal.name.lower() if isinstance(error, Refused) else "by_homeserver"
-    reason = error.reason if isinstance(error, Refused) else str(error)
-    return {"refusal": kind, "reason": reason, "user_id": error.user_id}

@@ -43,8 +43,8 @@ async def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path)
 async def test_a_second_upgrade_has_nothing_to_do_and_many_at_once_upgrade_once(tmp_path: Path) -> None:
     done = await asyncio.gather(*(upgrade_database(at(tmp_path / "a.db")) for _ in range(5)))
 
-    assert {upgrade.after for upgrade in done} == {"0004"}
-    assert (await upgrade_database(at(tmp_path / "a.db"))).before == "0004"
+    assert {upgrade.after for upgrade in done} == {"0005"}
+    assert (await upgrade_database(at(tmp_path / "a.db"))).before == "0005"
 
 
 def test_the_migrations_are_found_where_they_are() -> None:

@@ -372,6 +372,57 @@ async def test_an_address_that_fails_too_often_is_told_when_to_come_back(
     check_refusal(answer, 429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=60_000)
 
 
+async def test_a_user_whom_any_token_is_refused_waits_wherever_the_requests_come_from(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"failed_logins_per_user": {"burst": 2, "refill": 1}}
+    homeserver.users["gone"] = User(deactivated=True)
+    identity = {"deny": ["^admin$"]}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits, identity=identity) as gateway:
+        assert (await gateway.log_in(mint("locked"))).status == 200
+        with sqlite3.connect(tmp_path / "gateway.db") as database:
+            database.execute("UPDATE accounts SET state = 'locked'")
+        database.close()
+        for subject, status in (("admin", 403), ("locked", 401), ("gone", 403), ("al ice", 400)):
+            answers = []
+            for number in range(3):
+                body = {"type": "org.matrix.login.jwt", "token": mint(subject)}
+                answers.append(await gateway.call("POST", LOGIN, body, X_Forwarded_For=f"203.0.113.{number}"))
+            assert [answer.status for answer in answers] == [status, status, 429]
+            check_refusal(answers[2], 429, "M_LIMIT_EXCEEDED", "Too Many Requests", retry_after_ms=60_000)
+            assert answers[2].headers["Retry-After"] == "60"
+        seen = len(homeserver.seen)
+        assert (await gateway.log_in(mint("gone"))).status == 429
+        assert len(homeserver.seen) == seen
+        assert (await gateway.log_in(mint("alice"))).status == 200
+
+
+async def test_nobody_shuts_a_user_out_with_tokens_that_are_no_good(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"failed_logins_per_user": {"burst": 1, "refill": 1}}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits, jwt={"single_use": True}) as gateway:
+        used = mint(jti="1")
+        assert (await gateway.log_in(used)).status == 200
+        for token in (used, mint(jti="2", exp=1), mint(jti="3", secret="x" * 32), mint(jti="4", aud="x")) * 2:
+            assert (await gateway.log_in(token)).status == 403
+        assert (await gateway.log_in(mint(jti="5"))).status == 200
+
+
+async def test_limits_stay_as_full_as_they_are_over_a_reload_that_does_not_change_them(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    limits = {"failed_logins_per_address": {"burst": 1, "refill": 1}}
+    body = {"type": "org.matrix.login.jwt", "token": "abc"}
+    async with running_gateway(tmp_path, homeserver.url, limits=limits) as gateway:
+        for status in (403, 429):
+            answer = await gateway.call("POST", LOGIN, body, X_Forwarded_For="2001:db8::1")
+            assert answer.status == status
+        await gateway.running.reload()
+        assert (await gateway.call("POST", LOGIN, body, X_Forwarded_For="2001:db8::2")).status == 429
+        assert (await gateway.call("POST", LOGIN, body, X_Forwarded_For="2001:db8:0:1::1")).status == 403
+
+
 @pytest.mark.parametrize(
     ("members", "status"), [({}, 403), ({"token": 7}, 403), ({"token": "a.b.c", "device_id": 7}, 400)]
 )
