@@ -201,9 +201,11 @@ ROWS = [
 
 
 # These need more than one request, a homeserver or a database that fails, or no login at all; each has its own test,
-# here or in test_server.py. NO_KEY: as long as all keys come from the configuration, none is ever missing.
+# here, in test_server.py, test_issuers.py or end_to_end/test_key_sets.py.
 NOT_BY_ONE_TOKEN = {
     Refusal.NO_KEY,
+    Refusal.KEYS_UNAVAILABLE,
+    Refusal.STOPPING,
     Refusal.ALREADY_USED,
     Refusal.ACCOUNT_LOCKED,
     Refusal.BAD_PARAMETER,
