@@ -6,6 +6,7 @@ and nesting deeper than `MAX_DEPTH`.
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 # Tokens of Keycloak and Entra ID nest 3 to 5 deep.
@@ -16,12 +17,7 @@ _MAX_DIGITS: Final = 400
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that `raw` holds; ValueError says in a few words why it is none."""
     try:
-        value = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_integer,
-        )
+        value = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except json.JSONDecodeError:
@@ -30,7 +26,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    _check_values(value)
+    # Octets of UTF-8 hold no surrogate, only an escape does, and what is nested has its brackets.
+    if b"\\u" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        _check_values(value)
     return value
 
 
@@ -52,23 +50,28 @@ def _bounded_integer(digits: str) -> int:
     return int(digits)
 
 
+# Built once: that takes longer than it takes to read a small object.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_bounded_integer
+)
+
+
 def _check_values(value: dict[str, Any]) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _checked_members(outer)]
+        level = [inner for outer in level for inner in _containers(outer)]
         if not level:
             return
     raise ValueError("nested too deeply")
 
 
-def _checked_members(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
-    elif isinstance(value, str) and not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError("a lone surrogate in a string") from None
+def _containers(outer: dict[str, Any] | list[Any]) -> Iterator[Any]:
+    """Give the objects and lists directly in this one, and check the strings beside them."""
+    for member in chain(outer, outer.values()) if isinstance(outer, dict) else outer:
+        if isinstance(member, dict | list):
+            yield member
+        elif isinstance(member, str) and not member.isascii():
+            try:
+                member.encode("utf-8")
+            except UnicodeEncodeError:
+                raise ValueError("a lone surrogate in a string") from None

@@ -13,6 +13,13 @@ def test_an_object_is_read() -> None:
     assert parse_object('{"a": [1, 2.5, "é", null, true, {}]}'.encode()) == {"a": [1, 2.5, "é", None, True, {}]}
 
 
+def test_the_deepest_nesting_that_is_allowed_is_read() -> None:
+    inner = MAX_DEPTH - 1
+    raw = b'{"a": ' + b"[" * inner + b'"\\u0061[[[{{{"' + b"]" * inner + b"}"
+
+    assert str(parse_object(raw)).count("[") == inner + 3
+
+
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
@@ -51,3 +58,27 @@ def test_any_octets_give_an_object_or_a_value_error(raw: bytes) -> None:
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=5))
 def test_what_json_writes_is_read_the_same(value: dict[str, object]) -> None:
     assert parse_object(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+JSON = st.recursive(
+    st.integers() | st.text("a[{\ud800\\u", max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab", max_size=1), inner, max_size=2),
+)
+
+
+def depth(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+@given(JSON, st.integers(0, MAX_DEPTH + 2))
+def test_depth_and_surrogates_alone_decide_about_what_json_writes(inner: object, more: int) -> None:
+    value: object = {"a": inner}
+    for _ in range(more):
+        value = {"a": value}
+    text = json.dumps(value)
+    good = depth(value) <= MAX_DEPTH and "\\ud" not in text.replace("\\\\", "")
+    try:
+        assert (parse_object(text.encode()) == value) is good
+    except ValueError:
+        assert not good
