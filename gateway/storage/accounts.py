@@ -16,6 +16,21 @@ _FIND = select(accounts).where(
 )
 _GET = select(accounts).where(accounts.c.localpart == bindparam("localpart"))
 _ALL = select(accounts).order_by(accounts.c.localpart)
+_CLAIM = insert(accounts).on_conflict_do_nothing()
+_GIVE_UP = delete(accounts).where(
+    accounts.c.localpart == bindparam("of_localpart"), accounts.c.state == State.REGISTERING
+)
+_MOVE = (
+    update(accounts)
+    .where(accounts.c.localpart == bindparam("of_localpart"))
+    .where(or_(accounts.c.state == State.REGISTERING, accounts.c.state == State.PENDING))
+    .values(state=bindparam("new_state"))
+)
+_NOTE_ISSUER = (
+    update(accounts)
+    .where(accounts.c.localpart == bindparam("of_localpart"), accounts.c.issuer == "")
+    .values(issuer=bindparam("new_issuer"))
+)
 _SAW = (
     update(accounts)
     .where(accounts.c.localpart == bindparam("of_localpart"))
@@ -52,27 +67,19 @@ class Accounts:
 
     async def claim(self, identity: Identity, now: int) -> bool:
         """Write a row that is being registered unless the localpart or the subject has one; say whether it did."""
-        async with self._database.connect() as connection:
-            written = await connection.execute(
-                insert(accounts)
-                .values(
-                    localpart=identity.localpart,
-                    issuer=identity.issuer,
-                    subject=identity.subject,
-                    state=State.REGISTERING,
-                    created_at=now,
-                    last_seen_at=now,
-                )
-                .on_conflict_do_nothing()
-            )
-            return written.rowcount == 1
+        row = {
+            "localpart": identity.localpart,
+            "issuer": identity.issuer,
+            "subject": identity.subject,
+            "state": State.REGISTERING,
+            "created_at": now,
+            "last_seen_at": now,
+        }
+        return await self._database.write(_CLAIM, row) == 1
 
     async def give_up(self, localpart: str) -> None:
         """Take back a claim to an account that was not made, unless another login has come to rest on it."""
-        async with self._database.connect() as connection:
-            await connection.execute(
-                delete(accounts).where(accounts.c.localpart == localpart, accounts.c.state == State.REGISTERING)
-            )
+        await self._database.write(_GIVE_UP, {"of_localpart": localpart})
 
     async def keep_pending(self, localpart: str) -> bool:
         """Keep a row whose account may be there on the homeserver; False when it is gone, or is there for sure."""
@@ -84,20 +91,10 @@ class Accounts:
 
     async def note_issuer(self, localpart: str, issuer: str) -> None:
         """Give an account to an issuer, unless it has one."""
-        async with self._database.connect() as connection:
-            await connection.execute(
-                update(accounts)
-                .where(accounts.c.localpart == localpart, accounts.c.issuer == "")
-                .values(issuer=issuer)
-            )
+        await self._database.write(_NOTE_ISSUER, {"of_localpart": localpart, "new_issuer": issuer})
 
     async def _move(self, localpart: str, state: State) -> bool:
-        unfinished = accounts.c.state.in_((State.REGISTERING, State.PENDING))
-        async with self._database.connect() as connection:
-            moved = await connection.execute(
-                update(accounts).where(accounts.c.localpart == localpart, unfinished).values(state=state)
-            )
-            return moved.rowcount == 1
+        return await self._database.write(_MOVE, {"of_localpart": localpart, "new_state": state}) == 1
 
     async def lock(self, localpart: str) -> bool:
         """Lock an account, whatever its state; False when there is none."""
@@ -112,8 +109,7 @@ class Accounts:
     async def saw(self, seen_at: dict[str, int]) -> None:
         """Note when users logged in, by their localparts, in one transaction."""
         rows = [{"of_localpart": localpart, "seen_at": moment} for localpart, moment in seen_at.items()]
-        async with self._database.transaction() as connection:
-            await connection.execute(_SAW, rows)
+        await self._database.write(_SAW, *rows)
 
     async def get(self, localpart: str) -> Account | None:
         """Return one account by its localpart."""

@@ -1,6 +1,7 @@
 """The database: its engine and settings, and the one place where its errors become ours.
 
-A statement is a transaction of its own (AUTOCOMMIT) but in `transaction`; none is open while another server is asked.
+A statement is a transaction of its own (AUTOCOMMIT) but in `transaction`, or shares one with the statements of other
+requests (`write`); none is open while another server is asked.
 SQLite runs in WAL mode with `synchronous = FULL`: what was answered survives a power cut, and with it the facts which
 subject owns an account and which token was used.
 """
@@ -10,7 +11,7 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from typing import Any, Final
 import aiosqlite
 from alembic.util import CommandError
 from pydantic import Field, field_validator
-from sqlalchemy import URL, Engine, Select, create_engine, event, make_url, select
+from sqlalchemy import URL, Delete, Engine, Insert, Select, Update, create_engine, event, make_url, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -27,6 +28,7 @@ from gateway.errors import Refusal, Refused, Unusable
 from gateway.settings import Table
 from gateway.storage import migrate
 from gateway.storage.schema import accounts
+from gateway.storage.writer import Writer
 
 # How long a login waits for the database before it answers 503, in seconds.
 _PATIENCE = 5
@@ -62,9 +64,10 @@ class DatabaseSettings(Table):
 class Database:
     """An open database whose schema is up to date. Everything here raises `Refused` when the database can't."""
 
-    def __init__(self, engine: AsyncEngine, reader: aiosqlite.Connection) -> None:
+    def __init__(self, engine: AsyncEngine, reader: aiosqlite.Connection, writer: Writer) -> None:
         self._engine = engine
         self._reader = reader
+        self._writer = writer
 
     async def rows(self, query: Select[Any], **values: str) -> list[tuple[Any, ...]]:
         """Return what a query finds, the columns in its order.
@@ -74,6 +77,16 @@ class Database:
         with _translated():
             async with asyncio.timeout(_PATIENCE):
                 return [tuple(row) for row in await self._reader.execute_fetchall(_sql(query), values)]
+
+    async def write(self, statement: Insert | Update | Delete, *rows: Mapping[str, Any]) -> int:
+        """Execute a statement with the values of each row, and return how many rows it changed.
+
+        What comes at once is committed together. Give it the same statement object each time: its text is kept.
+        """
+        with _translated():
+            async with asyncio.timeout(_PATIENCE):
+                sql, constants = _dml(statement, tuple(rows[0]))
+                return await self._writer.write(sql, [{**constants, **row} for row in rows])
 
     async def ping(self) -> None:
         """Read the accounts, none of them."""
@@ -114,6 +127,14 @@ def _sql(query: Select[Any]) -> str:
     return str(query.compile(dialect=sqlite.dialect(paramstyle="named")))
 
 
+@functools.cache
+def _dml(statement: Insert | Update | Delete, names: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """Return the text of a statement for rows with these names, and the values that are part of it."""
+    columns = list(names) if isinstance(statement, Insert) else None
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"), column_keys=columns)
+    return str(compiled), {name: value for name, value in compiled.params.items() if name not in names}
+
+
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings, *, upgrade: bool = True) -> AsyncIterator[Database]:
     """Open the database; raises `Unusable`, with what to do, where that can't be.
@@ -124,7 +145,11 @@ async def open_database(settings: DatabaseSettings, *, upgrade: bool = True) -> 
     await asyncio.to_thread(_upgrade if upgrade else _check, make_url(settings.url))
     path = make_url(settings.url).database or ""
     async with _engine(settings) as engine, aiosqlite.connect(path, timeout=_LOCK_PATIENCE) as reader:
-        yield Database(engine, reader)
+        writer = Writer(functools.partial(connect, path))
+        try:
+            yield Database(engine, reader, writer)
+        finally:
+            await writer.close()
 
 
 async def upgrade_database(settings: DatabaseSettings) -> migrate.Upgrade:
@@ -209,6 +234,13 @@ async def _engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open a connection to write with: a commit on it has returned only when the disk has it."""
+    connection = sqlite3.connect(path, timeout=_LOCK_PATIENCE, isolation_level=None)
+    _set_up_sqlite(connection, None)
+    return connection
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

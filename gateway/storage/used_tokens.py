@@ -70,27 +70,23 @@ class UsedTokens:
         (client-server specification, 'Relationship between access tokens and devices'); Synapse and tuwunel don't, so
         they are bounded here. Whoever stole the token alone lacks the id, and a use without one is never repeated.
         """
-        async with self._database.connect() as connection:
-            written = await connection.execute(
-                _USE,
-                {
-                    "issuer": issuer,
-                    "token_id": token_id,
-                    "expires_at": None if expires_at is None else int(expires_at) + 1,
-                    "used_at": int(now),
-                    "device_id": device_id,
-                },
-            )
+        row = {
+            "issuer": issuer,
+            "token_id": token_id,
+            "expires_at": None if expires_at is None else int(expires_at) + 1,
+            "used_at": int(now),
+            "device_id": device_id,
+        }
+        written = await self._database.write(_USE, row)
         self._sweep_beside(now)
-        return written.rowcount == 1
+        return written == 1
 
     async def give_back(self, issuer: str, token_id: str) -> None:
         """Forget the use of a token that did not come to a session.
 
         One that was repeated stays used: of its logins another may have come to one.
         """
-        async with self._database.connect() as connection:
-            await connection.execute(_GIVE_BACK, {"issuer": issuer, "token_id": token_id})
+        await self._database.write(_GIVE_BACK, {"issuer": issuer, "token_id": token_id})
 
     def _sweep_beside(self, now: float) -> None:
         """Let expired rows go beside the logins: none pays for many that expired at once."""
@@ -100,9 +96,7 @@ class UsedTokens:
 
     async def _sweep(self, now: float) -> None:
         for _ in range(_SWEEP_STEPS):
-            async with self._database.connect() as connection:
-                swept = await connection.execute(_SWEEP, {"now": int(now)})
-            if swept.rowcount < _SWEEP_ROWS:
+            if await self._database.write(_SWEEP, {"now": int(now)}) < _SWEEP_ROWS:
                 return
             await asyncio.sleep(_SWEEP_PAUSE)
         self._swept_at = None

@@ -15,7 +15,7 @@ from gateway.errors import Refusal, Refused
 from gateway.logs import LogSettings, get_logger
 from gateway.storage import database as module
 from gateway.storage.accounts import Accounts
-from gateway.storage.database import Database, DatabaseSettings, open_database
+from gateway.storage.database import Database, DatabaseSettings, connect, open_database
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
 
@@ -70,6 +70,11 @@ async def test_a_commit_survives_a_power_cut(database: Database) -> None:
         ]
 
     assert modes == ["wal", 2]
+
+
+def test_what_is_written_together_survives_a_power_cut_too(tmp_path: Path) -> None:
+    with closing(connect(str(tmp_path / "gateway.db"))) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 async def test_a_transaction_is_kept_whole(database: Database) -> None:

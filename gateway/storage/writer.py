@@ -1,0 +1,101 @@
+"""Writes that share their commits: those that come while one is on its way to the disk go together in the next.
+
+A commit waits until the disk has it, longer than all the rest of a login takes, and SQLite lets several writers poll
+for its lock, for up to 0.1 s. So one thread writes for all, one transaction a round, and nobody is answered before
+the round is committed.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    sql: str
+    rows: Sequence[Row]
+    changed: asyncio.Future[int]
+
+
+class Writer:
+    """Executes statements on a connection of its own, which `connect` opens, in a thread of its own."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, "database-writer")
+        self._waiting: list[_Write] = []
+        self._at_work = False
+
+    async def write(self, sql: str, rows: Sequence[Row]) -> int:
+        """Execute a statement for each of the rows, and return how many were changed, once that is committed.
+
+        Raises what SQLite does. A write whose caller has gone before its round is left out.
+        """
+        changed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(sql, rows, changed))
+        if not self._at_work:
+            self._begin_round()
+        return await changed
+
+    async def close(self) -> None:
+        """End the thread and its connection; a round at work ends first."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    def _begin_round(self) -> None:
+        writes = [write for write in self._waiting if not write.changed.cancelled()]
+        self._waiting = []
+        self._at_work = bool(writes)
+        if writes:
+            done = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, writes)
+            done.add_done_callback(lambda outcomes: self._end_round(writes, outcomes))
+
+    def _end_round(self, writes: list[_Write], done: "asyncio.Future[list[int | Exception]]") -> None:
+        failure = done.exception()
+        outcomes = [failure] * len(writes) if failure is not None else done.result()
+        for write, outcome in zip(writes, outcomes, strict=True):
+            if write.changed.done():
+                continue
+            if isinstance(outcome, int):
+                write.changed.set_result(outcome)
+            else:
+                write.changed.set_exception(outcome)
+        self._begin_round()
+
+    def _commit(self, writes: list[_Write]) -> list[int | Exception]:
+        """Return for each write the rows that it changed, or why it could not be; in the thread."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            connection = self._connection
+            # Taking the write lock at once makes a second process wait its turn instead of failing half-way.
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [_execute(connection, write) for write in writes]
+            connection.execute("COMMIT")
+        except BaseException:
+            # Also a COMMIT may fail and leave its transaction open; with its connection it ends for sure.
+            self._disconnect()
+            raise
+        return outcomes
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def _execute(connection: sqlite3.Connection, write: _Write) -> int | Exception:
+    try:
+        return connection.executemany(write.sql, write.rows).rowcount
+    except (sqlite3.Error, ValueError, OverflowError) as error:
+        if not connection.in_transaction:
+            raise  # SQLite took the others back too
+        return error
