@@ -1,4 +1,4 @@
-"""Both benchmarks start, and say what they can be asked for; nothing is measured here."""
+"""All benchmarks start, and say what they can be asked for; nothing is measured here."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("name", ["login", "relay"])
+@pytest.mark.parametrize("name", ["database", "login", "relay", "tokens"])
 def test_a_benchmark_starts_without_matplotlib_and_names_its_options(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_PLOT, f"tests.benchmarks.{name}", "--help"],

@@ -202,6 +202,20 @@ def test_what_cannot_be_read_says_why(token: str, why: str) -> None:
     assert why in detail
 
 
+BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@given(st.text(BASE64URL, max_size=9) | st.text(max_size=4) | st.text(BASE64URL + "+/=\n ", max_size=6))
+def test_a_signature_has_one_spelling(text: str) -> None:
+    try:
+        good = encode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))) == text
+    except ValueError:
+        good = False
+    kind, _ = refusal(f"{encode({'alg': 'HS256'})}.{encode({'sub': 'a'})}.{text}")
+
+    assert kind is (Refusal.BAD_SIGNATURE if good else Refusal.UNDECODABLE)
+
+
 @pytest.mark.parametrize(
     ("claims", "rules", "expected"),
     [
