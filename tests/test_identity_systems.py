@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc.jwk import RSAKey
 
 from gateway.config import Configuration, load
 from gateway.core.identity import Identity, identify
@@ -29,7 +30,7 @@ from tests.running_gateway import running_gateway, write_configuration
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 NOW = 1_800_000_000
-KEY = rsa.generate_private_key(65537, 2048)
+KEY, OTHER_KEY = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,18 @@ def block(section: str) -> dict[str, Any]:
     return tomllib.loads(found[1])
 
 
-def tables(section: str, folder: Path) -> dict[str, Any]:
-    """That configuration, with the public key here in the place of one that would be fetched."""
-    shown = block(section)
-    jwt = shown["jwt"]
-    del jwt["discovery_url"]
-    pem = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    (folder / "key.pem").write_bytes(pem)
-    return {**shown, "jwt": {**jwt, "secret": [], "format": "RSA", "secret_file": "key.pem"}}
+def tables(scenario: Scenario, folder: Path) -> dict[str, Any]:
+    """That configuration, with a JWK set in a file in the place of the one that would be fetched."""
+    shown = block(scenario.section)
+    del shown["jwt"]["discovery_url"]
+    keys = [jwk(OTHER_KEY, "kid-of-the-next-key"), jwk(KEY, scenario.header["kid"])]
+    (folder / "keys.json").write_text(json.dumps({"keys": keys}), encoding="utf-8")
+    return {**shown, "jwt": {**shown["jwt"], "secret": [], "jwks_file": "keys.json"}}
+
+
+def jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
+    public = RSAKey.import_key(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return {**public.as_dict(private=False), "kid": kid, "use": "sig", "alg": "RS256"}
 
 
 def moments(value: Any, now: int) -> Any:
@@ -102,7 +107,7 @@ def expected(refused: dict[str, Any]) -> tuple[int, dict[str, str]]:
 
 
 def configured(scenario: Scenario, folder: Path) -> Configuration:
-    path = write_configuration(folder, "http://127.0.0.1:8008", tables(scenario.section, folder))
+    path = write_configuration(folder, "http://127.0.0.1:8008", tables(scenario, folder))
     return load(path, {})
 
 
@@ -150,7 +155,7 @@ def test_a_token_of_that_system_for_something_else_is_refused(
 async def test_a_gateway_with_that_configuration_logs_the_user_in(
     scenario: Scenario, homeserver: FakeHomeserver, tmp_path: Path
 ) -> None:
-    async with running_gateway(tmp_path, homeserver.url, **tables(scenario.section, tmp_path)) as gateway:
+    async with running_gateway(tmp_path, homeserver.url, **tables(scenario, tmp_path)) as gateway:
         now = int(time.time())
         logged_in = await gateway.log_in(issue(scenario, now))
         assert (logged_in.status, logged_in.body["user_id"]) == (200, scenario.user)
