@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from gateway.core.identity import ClaimNames, IdentityRules, UserMapping, identify
-from gateway.core.keys import KeySet, build_key_set
+from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.core.tokens import TokenRules, Trust, verify
 from gateway.errors import Refusal, Refused
 from tests.attack_cases import Case, encode, read_cases, sign
@@ -182,6 +182,14 @@ def test_a_key_verifies_only_with_the_algorithm_of_its_curve_also_beside_other_k
         token = f"{message}.{encode(r.to_bytes(size, 'big') + s.to_bytes(size, 'big'))}"
         assert answer(token, both) == (Refusal.BAD_SIGNATURE, "")
         assert answer(token, KEY_SETS["ES256"]) == (Refusal.UNSUPPORTED_ALGORITHM, "ES512")
+
+
+def test_a_point_off_its_curve_is_no_key() -> None:
+    der = P256.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    moved = base64.b64encode(der[:-1] + bytes([der[-1] ^ 1])).decode()
+
+    with pytest.raises(UnfitKeys):
+        build_key_set("ECDSA", [f"-----BEGIN PUBLIC KEY-----\n{moved}\n-----END PUBLIC KEY-----\n"], ["ES256"])
 
 
 @pytest.mark.parametrize("name", ["RS256", "EdDSA"])

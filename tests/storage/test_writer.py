@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.storage.writer import Writer
+from gateway.storage.writer import CHECKPOINT_ROWS, Writer
 
 INSERT = "INSERT INTO numbers VALUES (:number) ON CONFLICT DO NOTHING"
 
@@ -25,6 +25,8 @@ class Numbers:
             connection.execute("CREATE TABLE numbers (number PRIMARY KEY NOT NULL)")
 
     def connect(self) -> sqlite3.Connection:
+        if self.most_pages < 0:
+            raise sqlite3.OperationalError("unable to open database file")
         connection = sqlite3.connect(self.path, timeout=0.05, isolation_level=None)
         connection.execute(f"PRAGMA max_page_count = {self.most_pages}")
         connection.set_trace_callback(self.told.append)
@@ -130,3 +132,31 @@ async def test_a_round_at_work_ends_before_the_writer_is_closed(numbers: Numbers
 
     assert await at_work == 1
     assert numbers.read() == [1]
+
+
+CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+
+
+async def test_the_log_is_brought_into_the_file_beside_the_writes(numbers: Numbers) -> None:
+    writer = Writer(numbers.connect)
+    before = numbers.path.stat().st_size
+    for start in range(0, CHECKPOINT_ROWS, 50):
+        assert CHECKPOINT not in numbers.told
+        await insert(writer, *(f"{number}" * 500 for number in range(start, start + 50)))
+    await writer.close()
+
+    assert numbers.told.count(CHECKPOINT) == 1
+    assert numbers.path.stat().st_size > before
+    assert len(numbers.read()) == CHECKPOINT_ROWS
+
+
+async def test_a_log_that_cannot_be_brought_in_stops_no_write(numbers: Numbers) -> None:
+    writer = Writer(numbers.connect)
+    await insert(writer, "first")
+    numbers.most_pages = -1
+    for start in range(0, 3 * CHECKPOINT_ROWS, 50):
+        assert await insert(writer, *range(start, start + 50)) == 50
+    await writer.close()
+
+    assert CHECKPOINT not in numbers.told
+    assert len(numbers.read()) == 3 * CHECKPOINT_ROWS + 1
