@@ -5,7 +5,7 @@ where that can't verify the token.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pydantic import Field, field_validator
 
@@ -13,6 +13,9 @@ from gateway.core.jwk_sets import SetRules
 from gateway.core.keys import KeySet
 from gateway.settings import Table
 from gateway.upstream.key_sets import MAX_AGE, MIN_AGE, check_url
+
+# The settings that say where a JWK set is; an issuer has one of them.
+SET_SOURCES: Final = ("jwks_url", "jwks_file", "discovery_url")
 
 
 class IssuerKeys(Protocol):

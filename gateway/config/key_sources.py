@@ -1,32 +1,30 @@
 """JWK sets: which settings say where an issuer's set is, what is wrong with them, and the set of a local file."""
 
-from typing import Final
-
 from gateway.config.problems import Report
 from gateway.config.tables import Entry
 from gateway.core.jwk_sets import SetRules, algorithm_problems, no_keys, read_jwk_set
 from gateway.core.keys import KeySet, UnfitKeys
-from gateway.issuer_keys import KeySource
-
-SOURCES: Final = ("jwks_url", "jwks_file", "discovery_url")
+from gateway.issuer_keys import SET_SOURCES, KeySource
 
 
 def check_sources(entry: Entry, report: Report) -> bool:
     """Check that the keys of an issuer come from where its format says, and say whether they do."""
     settings = entry.settings
     known = len(report.problems)
-    given = [name for name in SOURCES if getattr(settings, name) is not None]
+    given = [name for name in SET_SOURCES if getattr(settings, name) is not None]
     if settings.format != "JWKS":
         for name in given:
             report.problem(entry.place(name), f'is for format = "JWKS", and format is "{settings.format}"; set that')
         return len(report.problems) == known
     for name in ("secret", "secret_file"):
         if getattr(settings, name):
-            report.problem(entry.place(name), f'is not for format = "JWKS", which needs one of {", ".join(SOURCES)}')
+            report.problem(
+                entry.place(name), f'is not for format = "JWKS", which needs one of {", ".join(SET_SOURCES)}'
+            )
     for name in given[1:]:
         report.problem(entry.place(name), f"is set together with `{given[0]}`; keep one of the two")
     if not given:
-        report.problem(entry.place("format"), f'"JWKS" needs one of {", ".join(SOURCES)}')
+        report.problem(entry.place("format"), f'"JWKS" needs one of {", ".join(SET_SOURCES)}')
     if settings.discovery_url is not None and not settings.issuer:
         report.problem(entry.place("discovery_url"), "needs `issuer`, which its document must name exactly")
     for problem in algorithm_problems(_rules(entry)):

@@ -8,10 +8,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from gateway.config.files import Files
-from gateway.config.key_sources import SOURCES, check_sources, set_of_file
+from gateway.config.key_sources import check_sources, set_of_file
 from gateway.config.problems import Report
 from gateway.config.tables import Entry, JwtSettings
 from gateway.core.keys import MIN_SECRET_BYTES, KeySet, UnfitKeys, build_key_set
+from gateway.issuer_keys import SET_SOURCES
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions.appservice import SessionSettings
 
@@ -21,7 +22,7 @@ NO_KEYS: Final = KeySet((), frozenset())
 # The keys that must be right before the key material can be judged.
 _KEY_SETTINGS: Final = (
     *("secret", "key", "secret_file", "format", "algorithm", "allow_weak_secret", "issuers"),
-    *SOURCES,
+    *SET_SOURCES,
 )
 _MIN_AS_TOKEN: Final = 32
 

@@ -10,7 +10,7 @@ from gateway.core.accounts import ExistingAccounts
 from gateway.core.identity import ClaimNames, IdentityRules
 from gateway.core.keys import Format
 from gateway.core.tokens import TokenRules
-from gateway.issuer_keys import KeySourceSettings
+from gateway.issuer_keys import SET_SOURCES, KeySourceSettings
 from gateway.limits import LimitSettings
 from gateway.logs import LogSettings
 from gateway.profile import ProfileSettings
@@ -88,7 +88,7 @@ class Entry:
 
 
 # Where an issuer's keys come from: whoever names one of them takes none of the others from `[jwt]`.
-_KEY_SOURCES: Final = frozenset(("secret", "secret_file", "jwks_url", "jwks_file", "discovery_url"))
+_KEY_SOURCES: Final = frozenset(("secret", "secret_file", *SET_SOURCES))
 # What is said of one issuer alone.
 _NEVER_TAKEN: Final = frozenset(("issuer", "linked_issuers"))
 
