@@ -35,7 +35,7 @@ EDGES = (
     "storage/",
     "web/",
     "core/tokens.py",
-    "core/keys.py",
+    "core/hmac_secrets.py",
     "cli/synapse.py",
     "cli/demo.py",
 )

@@ -16,8 +16,8 @@ from joserfc import jwt
 
 from gateway.cli.console import config_option, json_option, load_configuration, print_table, say, stderr, warn
 from gateway.config import Configuration, ConfiguredIssuer
-from gateway.core import identity, tokens
-from gateway.core.keys import MIN_SECRET_BYTES, Key, KeySet
+from gateway.core import hmac_secrets, identity, tokens
+from gateway.core.keys import Key, KeySet
 from gateway.errors import Refused, Unusable
 from gateway.fetched_keys import fetch_once
 
@@ -261,7 +261,7 @@ def _signing_issuer(configuration: Configuration, name: str | None) -> Configure
 
 
 def _hmac_keys(issuer: ConfiguredIssuer) -> list[tuple[str, Key]]:
-    return [(name, key) for name in MIN_SECRET_BYTES for key in issuer.key_set.candidates(name)]
+    return [(name, key) for name in hmac_secrets.ALGORITHMS for key in issuer.key_set.candidates(name)]
 
 
 def mint_token(issuer: ConfiguredIssuer, subject: str, extra: dict[str, Any], now: int, expires_in: int = 300) -> str:

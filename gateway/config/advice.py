@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gateway.config.problems import Report
 from gateway.config.tables import Entry, Settings
-from gateway.core.keys import MIN_SECRET_BYTES
+from gateway.core import hmac_secrets
 from gateway.profile import ProfileSettings
 
 
@@ -33,7 +33,7 @@ def _advise_on(entry: Entry, profile: ProfileSettings, report: Report) -> None:
             entry.place("issuer"), "is empty; any token signed with this key is accepted, whoever issued it"
         )
     if settings.allow_weak_secret:
-        need = max((MIN_SECRET_BYTES.get(name, 0) for name in settings.algorithm), default=0)
+        need = max((hmac_secrets.MIN_BYTES.get(name, 0) for name in settings.algorithm), default=0)
         report.warning(
             entry.place("allow_weak_secret"), f"is true; {', '.join(settings.algorithm)} needs {need} bytes or more"
         )

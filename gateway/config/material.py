@@ -11,7 +11,8 @@ from gateway.config.files import Files
 from gateway.config.key_sources import check_sources, set_of_file
 from gateway.config.problems import Report
 from gateway.config.tables import Entry, JwtSettings
-from gateway.core.keys import MIN_SECRET_BYTES, KeySet, UnfitKeys, build_key_set
+from gateway.core import hmac_secrets
+from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.issuer_keys import SET_SOURCES
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions.appservice import SessionSettings
@@ -34,7 +35,7 @@ def read_secrets(entry: Entry, files: Files, report: Report) -> list[str]:
         text = settings.jwks_file and files.read_key_set(
             entry.place("jwks_file"),
             settings.jwks_file,
-            secret=any(name in MIN_SECRET_BYTES for name in settings.algorithm),
+            secret=any(name in hmac_secrets.ALGORITHMS for name in settings.algorithm),
         )
         return [text] if text else []
     if settings.secret and settings.secret_file:

@@ -13,15 +13,8 @@ from typing import Any, Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from gateway.core import public_keys
-from gateway.core.keys import (
-    MIN_SECRET_BYTES,
-    KeyProblem,
-    KeySet,
-    UnfitKeys,
-    VerificationKey,
-    oct_key,
-)
+from gateway.core import hmac_secrets, public_keys
+from gateway.core.keys import KeyProblem, KeySet, UnfitKeys, VerificationKey
 from gateway.core.public_keys import PublicKey
 from gateway.core.strict_json import parse_object
 
@@ -76,7 +69,7 @@ def no_keys(rules: SetRules) -> KeySet:
 
 def algorithm_problems(rules: SetRules) -> list[KeyProblem]:
     """Return what is wrong with the list of algorithms for a set of this kind."""
-    symmetric = [name for name in rules.algorithms if name in MIN_SECRET_BYTES]
+    symmetric = [name for name in rules.algorithms if name in hmac_secrets.ALGORITHMS]
     asymmetric = [name for name in rules.algorithms if name in public_keys.ALL_ALGORITHMS]
     others = [name for name in rules.algorithms if name not in {*symmetric, *asymmetric}]
     choice = ", ".join(public_keys.ALL_ALGORITHMS)
@@ -202,11 +195,11 @@ def _secret(member: dict[str, Any], kid: str | None, rules: SetRules) -> Verific
         raise _Exposed("a secret (oct) that everybody can read verifies nothing")
     raw = _octets(member, "k")
     enough = frozenset(
-        name for name, least in MIN_SECRET_BYTES.items() if rules.allow_weak_secret or len(raw) >= least
+        name for name, least in hmac_secrets.MIN_BYTES.items() if rules.allow_weak_secret or len(raw) >= least
     )
     if not enough:
-        raise ValueError(f"a secret of {len(raw)} bytes is too short; HS256 needs {MIN_SECRET_BYTES['HS256']}")
-    return VerificationKey(oct_key(raw), _narrowed(member, enough, rules), kid)
+        raise ValueError(f"a secret of {len(raw)} bytes is too short; HS256 needs {hmac_secrets.MIN_BYTES['HS256']}")
+    return VerificationKey(hmac_secrets.imported(raw), _narrowed(member, enough, rules), kid)
 
 
 def _narrowed(member: dict[str, Any], fitting: frozenset[str], rules: SetRules) -> frozenset[str]:

@@ -1,34 +1,22 @@
-"""Configured key material to a set of verification keys; every refusal at start is here.
+"""The set of keys that verify tokens, and how the key material of the configuration becomes one, or is refused.
 
 Formats are those of the `[jwt]` table; algorithms those of RFC 7518, RFC 8037 and RFC 9864. A key is bound to the
 algorithms that fit it when it is built, so that no token can ever choose another use for it (RFC 8725 3.1).
 """
 
-import base64
-import json
-import re
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
-from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from gateway.core import public_keys
+from gateway.core import hmac_secrets, public_keys
 
 Format: TypeAlias = Literal["HMAC", "B64HMAC", "ECDSA", "RSA", "EDDSA", "JWKS"]
 Key: TypeAlias = OctKey | RSAKey | ECKey | OKPKey
 
-# RFC 7518 3.2: a key of the same size as the hash output or larger.
-MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-
 ALGORITHMS: Final[dict[Format, tuple[str, ...]]] = {
-    "HMAC": tuple(MIN_SECRET_BYTES),
-    "B64HMAC": tuple(MIN_SECRET_BYTES),
+    "HMAC": hmac_secrets.ALGORITHMS,
+    "B64HMAC": hmac_secrets.ALGORITHMS,
     "ECDSA": public_keys.ALGORITHMS["ECDSA"],
     "RSA": public_keys.ALGORITHMS["RSA"],
     "EDDSA": public_keys.ALGORITHMS["EDDSA"],
@@ -119,7 +107,7 @@ def build_key_set(
         try:
             key = (
                 _hmac_key(key_format, secret, algorithms, allow_weak_secret=allow_weak_secret)
-                if key_format in {"HMAC", "B64HMAC"}
+                if key_format in ("HMAC", "B64HMAC")
                 else _public_key(key_format, secret, algorithms)
             )
             keys.append(key)
@@ -149,88 +137,21 @@ def _algorithm_problems(key_format: Format, algorithms: list[str]) -> list[KeyPr
     return problems
 
 
-def _hmac_key(key_format: Format, secret: str, algorithms: list[str], *, allow_weak_secret: bool) -> VerificationKey:
-    if not secret.strip():
-        raise ValueError("it is empty; make one with `openssl rand -base64 48`")
-    if _is_asymmetric(secret):
-        raise ValueError("this is a public or private key, not an HMAC secret; set format to its kind")
-    raw = secret_octets(key_format, secret)
-    if not raw:
-        raise ValueError("it is empty; make one with `openssl rand -base64 48`")
-    fitting = frozenset(name for name in algorithms if len(raw) >= MIN_SECRET_BYTES[name])
+def _hmac_key(
+    kind: hmac_secrets.Kind, secret: str, algorithms: list[str], *, allow_weak_secret: bool
+) -> VerificationKey:
+    octets = hmac_secrets.load(kind, secret)
+    fitting = frozenset(name for name in algorithms if len(octets) >= hmac_secrets.MIN_BYTES[name])
     if allow_weak_secret:
         fitting = frozenset(algorithms)
     elif len(fitting) < len(algorithms):
-        need = max(MIN_SECRET_BYTES[name] for name in algorithms)
+        need = max(hmac_secrets.MIN_BYTES[name] for name in algorithms)
         raise ValueError(
-            f"{len(raw)} bytes are too short for {', '.join(algorithms)}, which need{'s' * (len(algorithms) == 1)}"
+            f"{len(octets)} bytes are too short for {', '.join(algorithms)}, which need{'s' * (len(algorithms) == 1)}"
             f" {need}; make a longer one with `openssl rand -hex {need}`,"
             " or set allow_weak_secret = true if you can't"
         )
-    return VerificationKey(oct_key(raw), fitting)
-
-
-def oct_key(raw: bytes) -> OctKey:
-    """Return a secret as joserfc takes it; its length is judged before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SecurityWarning)
-        return OctKey.import_key(raw)
-
-
-def _is_asymmetric(secret: str) -> bool:
-    """Say whether the text holds a public or private key: whoever has the public one could sign (RFC 8725 2.1)."""
-    if _is_key_text(secret.encode()):
-        return True
-    try:
-        # Identity systems also show their keys so: base64 without the lines of PEM around it (JWK's `x5c`).
-        octets = secret_octets("B64HMAC", secret)
-    except ValueError:
-        return False
-    return _is_key_text(octets) or any(_loads(load, octets) for load in _DER)
-
-
-# PEM and SSH (RFC 4716, RFC 4253 6.6), also as one line of many, and SSH's octets as base64 holds them.
-_KEY_TEXT: Final = re.compile(
-    rb"-----BEGIN|---- BEGIN SSH2|(?:^\s*|^\0{3}(?s:.))(?:sk-)?(?:ssh|ecdsa)-|(?:ssh|ecdsa)-\S{1,80}\s+AAAA"
-)
-
-
-def _is_key_text(text: bytes) -> bool:
-    if _KEY_TEXT.search(text):
-        return True
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and not {"kty", "keys", "x5c"}.isdisjoint(value)  # RFC 7517 4.1, 5.1
-
-
-_DER: Final[tuple[Callable[[bytes], object], ...]] = (
-    load_der_public_key,
-    x509.load_der_x509_certificate,
-    lambda octets: load_der_private_key(octets, None),
-)
-
-
-def _loads(load: Callable[[bytes], object], octets: bytes) -> bool:
-    try:
-        load(octets)
-    except (TypeError, UnsupportedAlgorithm):
-        return True  # a private key with a password, a key of a kind that is not known here
-    except ValueError:
-        return False
-    return True
-
-
-def secret_octets(key_format: Format, secret: str) -> bytes:
-    """Return the octets of an HMAC secret; raises ValueError when format B64HMAC finds no base64."""
-    if key_format == "HMAC":
-        return secret.encode()
-    text = "".join(secret.split()).replace("-", "+").replace("_", "/").rstrip("=")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except ValueError:
-        raise ValueError("it is not base64; format B64HMAC accepts the standard or the URL alphabet") from None
+    return VerificationKey(hmac_secrets.imported(octets), fitting)
 
 
 def _public_key(key_format: Format, pem: str, algorithms: list[str]) -> VerificationKey:
