@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from gateway.attempts import Attempt
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
-from gateway.core.tokens import Claims, TokenRules, Trust, check_claims, choose_issuer, read_header, read_signed
+from gateway.core.jws import read_header
+from gateway.core.tokens import Claims, TokenRules, Trust, check_claims, choose_issuer, read_signed
 from gateway.errors import Refused
 from gateway.issuer_keys import IssuerKeys
 

@@ -10,12 +10,12 @@ Members of a case, all but `name` optional:
   (the token is good, and makes this user).
 """
 
-import base64
-import hmac
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from tests.signing import sign
 
 FOLDER: Final = Path(__file__).parent / "token_attacks"
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -34,17 +34,6 @@ class Case:
 
     def __str__(self) -> str:
         return self.name
-
-
-def encode(raw: bytes) -> str:
-    """Return base64url without padding (RFC 7515 2)."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def sign(header: bytes, payload: bytes, secret: str) -> str:
-    """Sign anything at all with HS256."""
-    signing_input = f"{encode(header)}.{encode(payload)}"
-    return f"{signing_input}.{encode(hmac.digest(secret.encode(), signing_input.encode(), 'sha256'))}"
 
 
 def read_cases(secret: str) -> list[Case]:

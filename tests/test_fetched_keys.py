@@ -14,8 +14,9 @@ from aiohttp import web
 
 from gateway import fetched_keys as module
 from gateway.core.jwk_sets import SetRules
+from gateway.core.jws import read_header
 from gateway.core.keys import KeySet
-from gateway.core.tokens import TokenRules, Trust, read_header, verify
+from gateway.core.tokens import TokenRules, Trust, verify
 from gateway.errors import Refusal, Refused
 from gateway.fetched_keys import EARLY_FLOOR, RETRY_LAST, UNKNOWN_SECONDS, FetchedKeys
 from gateway.issuer_keys import KeySource

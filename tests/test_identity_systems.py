@@ -23,9 +23,9 @@ from gateway.config import Configuration, load
 from gateway.core.identity import Identity, identify
 from gateway.core.tokens import verify
 from gateway.errors import Refused
-from tests.attack_cases import encode
 from tests.fake_homeserver import FakeHomeserver
 from tests.running_gateway import running_gateway, write_configuration
+from tests.signing import encode
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "config" / "README.md").read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ EDGES = (
     "upstream/",
     "storage/",
     "web/",
-    "core/tokens.py",
+    "core/jws.py",
     "core/hmac_secrets.py",
     "cli/synapse.py",
     "cli/demo.py",

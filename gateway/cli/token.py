@@ -16,7 +16,7 @@ from joserfc import jwt
 
 from gateway.cli.console import config_option, json_option, load_configuration, print_table, say, stderr, warn
 from gateway.config import Configuration, ConfiguredIssuer
-from gateway.core import hmac_secrets, identity, tokens
+from gateway.core import hmac_secrets, identity, jws, tokens
 from gateway.core.keys import Key, KeySet
 from gateway.errors import Refused, Unusable
 from gateway.fetched_keys import fetch_once
@@ -106,7 +106,7 @@ class _Explanation:
 
     def of(self, text: str) -> dict[str, Check]:
         limit = max(issuer.settings.max_token_bytes for issuer in self._configuration.issuers)
-        header = self._run("form", lambda: tokens.read_header(text, limit), _says_header)
+        header = self._run("form", lambda: jws.read_header(text, limit), _says_header)
         issuer = None if header is None else self._chosen(text)
         if header is None or issuer is None:
             return self._done
@@ -133,10 +133,10 @@ class _Explanation:
 
     def _claims(self, text: str, header: dict[str, Any], issuer: ConfiguredIssuer) -> tokens.Claims | None:
         if self._rules.validate_signature:
-            self._run("signature", lambda: tokens.verify_signature(text, header, _keys(issuer)), lambda _: "verified")
+            self._run("signature", lambda: jws.verify_signature(text, header, _keys(issuer)), lambda _: "verified")
         else:
             self._done["signature"] = Check("signature", None, "not checked: validate_signature is false")
-        return self._run("claims", lambda: tokens.read_claims(tokens.unverified_payload(text)), ", ".join)
+        return self._run("claims", lambda: tokens.read_claims(jws.unverified_payload(text)), ", ".join)
 
     def _claim_checks(self, claims: tokens.Claims) -> None:
         rules = self._rules

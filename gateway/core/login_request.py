@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.core.jws import has_token_form
 from gateway.core.strict_json import parse_object
-from gateway.core.tokens import has_token_form
 from gateway.errors import Refusal, Refused
 
 # The login type of what may be a token pasted as a password.

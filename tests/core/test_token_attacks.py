@@ -20,10 +20,10 @@ from gateway.core.identity import ClaimNames, IdentityRules, UserMapping, identi
 from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.core.tokens import TokenRules, Trust, verify
 from gateway.errors import Refusal, Refused
-from tests.attack_cases import Case, encode, read_cases, sign
+from tests.attack_cases import Case, read_cases
+from tests.signing import SECRET, encode, sign
 
 NOW = 1_800_000_000
-SECRET = "the secret of the tests, long enough for HS512: 0123456789abcdef0123456789abcdef"
 HMAC_KEYS = build_key_set("HMAC", [SECRET], ["HS256"])
 CLAIM_NAMES = set(ClaimNames.model_fields)
 
