@@ -42,7 +42,7 @@ from gateway.web.relay import Relay
 from gateway.web.server import Gateway, Server, listening
 
 # What a reload can't change, as (table, key); a key of "" is the whole table.
-_AT_START: Final = (
+AT_START: Final = (
     ("server", "listen"),
     ("server", "admin_listen"),
     ("server", "reuse_port"),
@@ -265,7 +265,7 @@ def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKey
 def _changed_at_start(before: Configuration, after: Configuration) -> list[str]:
     """Return the names of what changed and only a restart brings into use."""
     changed = []
-    for table, key in _AT_START:
+    for table, key in AT_START:
         old, new = getattr(before.settings, table), getattr(after.settings, table)
         if (getattr(old, key) != getattr(new, key)) if key else old != new:
             changed.append(".".join(filter(None, (table, key))))

@@ -19,6 +19,7 @@ import pytest
 import toml
 from click.testing import CliRunner
 
+from gateway.app import AT_START
 from gateway.cli import cli
 from gateway.config import Configuration, Settings, load
 from gateway.core.identity import UserMapping, identify
@@ -156,6 +157,11 @@ def test_the_reference_has_every_key_with_its_default(name: str) -> None:
 
 def test_the_reference_has_every_table() -> None:
     assert re.findall(r"^### `\[(\w+)\]`$", README, re.MULTILINE) == list(Settings.model_fields)
+
+
+def test_what_only_a_restart_changes_is_named() -> None:
+    (sentence,) = re.findall(r"\.\s+([^.]*) change at the next start\.", section("Configuration"))
+    assert re.findall(r"`(.*?)`", sentence) == [key or f"[{table}]" for table, key in AT_START]
 
 
 def test_every_answer_has_its_row_in_troubleshooting() -> None:
