@@ -22,6 +22,7 @@ from gateway.logs import LogSettings, get_logger
 from tests.fake_homeserver import FakeHomeserver, Fault, User
 from tests.raw_http import connected
 from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, mint, running_gateway, write_configuration
+from tests.waiting import finished, until
 
 ALICE = f"@alice:{SERVER_NAME}"
 ISSUED: Mapping[str, Any] = {"issuer": ["us"]}
@@ -130,9 +131,7 @@ async def test_a_login_whose_client_went_away_is_told(tmp_path: Path, homeserver
         async with connected(gateway.port) as client:
             head = f"POST {LOGIN} HTTP/1.1\r\nHost: {SERVER_NAME}\r\nContent-Length: {len(body)}\r\n\r\n"
             await client.send(head.encode() + body)
-            async with asyncio.timeout(5):
-                while not homeserver.to("/login"):
-                    await asyncio.sleep(0.01)
+            await until(lambda: homeserver.to("/login"))
             client.reset()
         go_on.set()
     assert [(attempt["outcome"], attempt["user_id"]) for attempt in attempts(tmp_path)] == [("ok", ALICE)]
@@ -180,7 +179,7 @@ async def test_no_token_ever_stands_in_the_trail(tmp_path: Path, homeserver: Fak
 async def test_no_login_waits_for_the_trail_or_fails_with_it(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     async with running_gateway(tmp_path, homeserver.url) as gateway:
         assert (await gateway.log_in(mint())).status == 200
-        await asyncio.sleep(1.2)  # until it is written who was seen
+        await finished("last_seen")
         with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             async with asyncio.timeout(1):
@@ -190,9 +189,7 @@ async def test_no_login_waits_for_the_trail_or_fails_with_it(tmp_path: Path, hom
         with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
             database.execute("DROP TABLE logins")
         assert (await gateway.log_in(mint())).status == 200
-        async with asyncio.timeout(5):
-            while "audit_not_written" not in gateway.log:
-                await asyncio.sleep(0.02)
+        await until(lambda: "audit_not_written" in gateway.log)
         assert (await gateway.log_in(mint())).status == 200
 
 
@@ -209,7 +206,7 @@ async def test_after_a_kill_the_trail_says_nothing_that_did_not_happen(
         sys.executable, "-m", "gateway", "serve", "-c", str(path), stderr=asyncio.subprocess.DEVNULL, env=os.environ
     )
     try:
-        answered = await killed_at(at, process, unused_tcp_port, homeserver)
+        answered = await killed_at(at, process, unused_tcp_port, homeserver, tmp_path)
     finally:
         go_on.set()
     homeserver.faults.clear()
@@ -221,15 +218,17 @@ async def test_after_a_kill_the_trail_says_nothing_that_did_not_happen(
     assert list(homeserver.users) == ["alice"]
 
 
-async def killed_at(at: str, process: asyncio.subprocess.Process, port: int, homeserver: FakeHomeserver) -> bool:
+async def killed_at(
+    at: str, process: asyncio.subprocess.Process, port: int, homeserver: FakeHomeserver, directory: Path
+) -> bool:
     """Log in and kill the gateway at a step; say whether the login was answered."""
     login = asyncio.create_task(log_in(f"http://127.0.0.1:{port}{LOGIN}"))
     async with asyncio.timeout(20):
         if at == "answered":
             await login
-            await asyncio.sleep(0.3)  # the interval is 0.05 s, and a commit of a busy machine some more
-        while at != "answered" and not homeserver.to(f"/{at}"):
-            await asyncio.sleep(0.01)
+            await until(lambda: attempts(directory))
+        else:
+            await until(lambda: homeserver.to(f"/{at}"), 20)
         process.send_signal(signal.SIGKILL)
         await process.wait()
         return await login

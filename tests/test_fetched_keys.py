@@ -26,6 +26,7 @@ from gateway.storage.key_sets import KeySets, StoredSet
 from gateway.tasks import Background
 from gateway.upstream.key_sets import MIN_AGE
 from tests.fake_issuer import JWKS, FakeIssuer, new_key, public, running_issuer
+from tests.waiting import finished, until
 
 START = 1_800_000_000.0
 DAY = 86400
@@ -73,17 +74,11 @@ class Keys:
 
     async def settled(self) -> None:
         """Wait until no fetch goes on and what came is stored."""
-        await until(lambda: all(task.get_name() != "key_set_stored" for task in asyncio.all_tasks()))
+        await finished("key_set_stored")
         flight = self.fetched._flight  # noqa: SLF001 - what a test must know: whether it is over
         if flight is not None:
             await asyncio.wait((flight,))
-        await until(lambda: all(task.get_name() != "key_set_stored" for task in asyncio.all_tasks()))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
+        await finished("key_set_stored")
 
 
 @asynccontextmanager

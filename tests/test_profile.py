@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tests.fake_homeserver import FakeHomeserver, Fault, User
 from tests.pictures import SVG, answer, png, redirect, serving
 from tests.raw_http import RawServer, Script, read_message
 from tests.running_gateway import SERVER_NAME, RunningGateway, mint, running_gateway
+from tests.waiting import at_work, finished, until
 
 JWT = {"display_name_claim": "name", "avatar_claim": "picture"}
 EVERY: dict[str, Any] = {"display_name": "every_login", "avatar": "every_login"}
@@ -39,12 +40,6 @@ async def gateway(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[R
         yield running
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def log_in(gateway: RunningGateway, picture: str, **claims: Any) -> None:
     assert (await gateway.log_in(mint(picture=picture, **claims))).status == 200
 
@@ -63,7 +58,7 @@ async def test_the_display_name_is_set_on_the_first_login_only(
     assert (await gateway.log_in(mint(name="Alice \u00c4"))).status == 200
     await until(lambda: homeserver.users["alice"].display_name == "Alice \u00c4")
     assert (await gateway.log_in(mint(name="Other"))).status == 200
-    await asyncio.sleep(0.05)
+    await finished("profile")
     assert homeserver.users["alice"].display_name == "Alice \u00c4"
 
 
@@ -74,7 +69,7 @@ async def test_the_profile_of_an_account_that_was_there_stays(
     homeserver.users["alice"] = theirs
     for _ in range(2):
         await log_in(gateway, "mxc://example.org/other", name="of the token")
-    await asyncio.sleep(0.05)
+    await finished("profile")
     assert (theirs.display_name, theirs.avatar) == ("of a person", "mxc://example.org/theirs")
 
 
@@ -108,7 +103,7 @@ async def test_the_name_is_set_at_each_login_and_the_avatar_when_its_claim_chang
         for number, picture in enumerate(("a", "a", "b", "a")):
             await log_in(gateway, f"mxc://example.org/{picture}", name=str(number))
             await until(lambda: len(homeserver.to("/displayname")) == number + 1)  # noqa: B023
-            await asyncio.sleep(0.05)
+            await finished("profile")
     set_to = [seen.json()["avatar_url"].rpartition("/")[2] for seen in homeserver.to("/avatar_url")]
     assert set_to == ["a", "b", "a"]
 
@@ -148,7 +143,7 @@ async def test_an_image_is_fetched_and_uploaded_once(
                 for _ in range(2):
                     await log_in(gateway, f"{server.url}/a.png?token=secret")
                     await until(lambda: homeserver.users["alice"].avatar)
-                    await asyncio.sleep(0.05)
+                    await finished("profile")
     (upload,) = homeserver.to("/_matrix/media/v3/upload")
     assert upload.target.endswith("?user_id=%40alice%3Aexample.org")
     assert homeserver.media == {homeserver.users["alice"].avatar: ("image/png", png())}
@@ -165,7 +160,7 @@ async def test_the_same_image_at_another_address_is_not_uploaded_again_and_anoth
         for number in range(3):
             await log_in(gateway, f"{server.url}/a.png?signature={number}")
             await until(lambda: len(script.requests) == number + 1)  # noqa: B023
-            await asyncio.sleep(0.05)
+            await finished("profile")
     assert [octets for _, octets in homeserver.media.values()] == [png(), png(1)]
     assert [seen.json()["avatar_url"] for seen in homeserver.to("/avatar_url")] == list(homeserver.media)
 
@@ -251,7 +246,7 @@ async def test_an_avatar_that_is_uploaded_and_can_not_be_set_is_not_uploaded_aga
         for number in range(3):
             await log_in(gateway, server.url)
             await until(lambda: len(homeserver.to("/avatar_url")) == number + 1)  # noqa: B023
-            await asyncio.sleep(0.05)
+            await finished("profile")
     assert len(homeserver.to("/upload")) == 1
     assert [homeserver.users["alice"].avatar] == list(homeserver.media)
 
@@ -308,8 +303,7 @@ async def test_of_several_logins_of_a_user_one_fetches(
     async with serving(authority, gate) as server, before(homeserver, tmp_path, server, **EVERY) as gateway:
         for number in range(5):
             await log_in(gateway, f"{server.url}/{number}")
-        await until(lambda: gate.waiting)
-        await asyncio.sleep(0.05)
+        await until(lambda: gate.waiting and at_work("profile") == 1)
         gate.open.set()
         await until(lambda: homeserver.users["alice"].avatar)
     assert gate.requests == 1

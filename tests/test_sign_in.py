@@ -20,6 +20,7 @@ from gateway.storage.database import open_database
 from tests.fake_homeserver import FLAVOURS, PALPO, FakeHomeserver, Fault, Flavour, User, running_homeserver
 from tests.raw_http import connected
 from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, RunningGateway, mint, running_gateway
+from tests.waiting import until
 
 ALICE = f"@alice:{SERVER_NAME}"
 REFUSE = {"existing_accounts": "refuse"}
@@ -34,13 +35,6 @@ async def gateway(tmp_path: Path, homeserver: FakeHomeserver) -> AsyncIterator[R
 def rows(directory: Path) -> list[tuple[str, str, str]]:
     with closing(sqlite3.connect(directory / "gateway.db")) as database:
         return list(database.execute("SELECT localpart, subject, state FROM accounts ORDER BY localpart"))
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)

@@ -140,7 +140,7 @@ def test_the_lists_fail_closed(rules: dict[str, Any], subject: str) -> None:
     assert refusal({"sub": subject}, **rules) is Refusal.IDENTITY_REFUSED
 
 
-def test_the_users_own_appservice_is_denied_also_when_escaping_is_off() -> None:
+def test_the_appservices_own_user_is_denied_also_when_escaping_is_off() -> None:
     assert refusal({"sub": "_login_gateway"}) is Refusal.BAD_LOCALPART
 
 

@@ -4,7 +4,7 @@ import asyncio
 import io
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gateway.storage import database as database_module
 from gateway.storage.audit import NOT_RECORDED, OPENED, REFUSED, Audit, Entry, Wanted, find_attempts
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.tasks import Background
+from tests.waiting import until
 
 DAY = 86400
 ALL = Wanted(limit=100_000)
@@ -55,12 +56,6 @@ def count(directory: Path) -> int:
     with closing(sqlite3.connect(directory / "gateway.db")) as database:
         found: int = database.execute("SELECT count(*) FROM logins").fetchone()[0]
         return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_what_is_noted_is_found_with_all_that_was_known(tmp_path: Path) -> None:
