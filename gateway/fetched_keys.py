@@ -17,7 +17,8 @@ from gateway.issuer_keys import KeySource
 from gateway.logs import Logger
 from gateway.storage.key_sets import KeySets, StoredSet
 from gateway.tasks import Background
-from gateway.upstream.key_sets import KeySetClient, NotFetched
+from gateway.upstream.fetching import NotFetched
+from gateway.upstream.key_sets import KeySetClient
 
 # The least time between two fetches that tokens with an unknown `kid` cause, in seconds. Issuers
 # publish a key long before they sign with it, so that none is needed but after an accident.

@@ -12,8 +12,9 @@ from gateway.errors import Refused
 from gateway.logs import Logger
 from gateway.storage.avatars import Avatars
 from gateway.tasks import Background
+from gateway.upstream.fetching import NotFetched
 from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
-from gateway.upstream.images import AT_ONCE, Images, ImageSettings, NotFetched
+from gateway.upstream.images import AT_ONCE, Images, ImageSettings
 
 When = Literal["never", "first_login", "every_login"]
 

@@ -22,23 +22,14 @@ from yarl import URL
 from gateway.core.avatars import image_type, is_public
 from gateway.core.identity import check_server_name
 from gateway.settings import Table
+from gateway.upstream.fetching import MAX_REDIRECTS, REDIRECTS, NotFetched, TooLarge, read_body, session
 
 # How many are fetched at once; each may hold `avatar_max_bytes` in memory, and a thread while its name is resolved.
 AT_ONCE: Final = 4
 _TIMEOUT: Final = 10  # seconds for all of it
-_MAX_REDIRECTS: Final = 3
-_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 # RFC 3986 2: what needs no quoting goes out octet for octet, or a signature over it would break.
 _QUOTED: Final = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
-_FIELDS: Final = {
-    "Accept": "image/png, image/jpeg, image/gif, image/webp",
-    "Accept-Encoding": "identity",
-    "User-Agent": "matrix-login-gateway",
-}
-
-
-class NotFetched(Exception):
-    """There is no image that may be taken; the text says why, for the log."""
+_ACCEPT: Final = "image/png, image/jpeg, image/gif, image/webp"
 
 
 class ImageSettings(Table):
@@ -78,8 +69,8 @@ class Images:
     async def fetch(self, address: str) -> Image:
         """Return the image at an address; raises `NotFetched`."""
         try:
-            async with asyncio.timeout(self._timeout), self._session() as session:
-                return await self._follow(session, address)
+            async with asyncio.timeout(self._timeout), session(_ACCEPT, self._connector()) as asking:
+                return await self._follow(asking, address)
         except TimeoutError:
             raise NotFetched(f"the image was not there after {self._timeout:g} s") from None
         except aiohttp.ClientConnectorError as error:
@@ -92,8 +83,8 @@ class Images:
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context()  # 30 ms for the certificates of the system: for those who need it
 
-    def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(
             ssl=self._tls,
             resolver=self._resolver,
             use_dns_cache=False,
@@ -101,21 +92,14 @@ class Images:
             # The last word before a connection, on the very address: a name may resolve differently each time.
             socket_factory=None if self._origins else _public_socket,
         )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_FIELDS,
-            timeout=aiohttp.ClientTimeout(),
-            auto_decompress=False,
-        )
 
-    async def _follow(self, session: aiohttp.ClientSession, address: str) -> Image:
-        for _ in range(_MAX_REDIRECTS + 1):
-            async with session.get(self._checked(address), allow_redirects=False) as response:
-                if response.status not in _REDIRECTS:
+    async def _follow(self, asking: aiohttp.ClientSession, address: str) -> Image:
+        for _ in range(MAX_REDIRECTS + 1):
+            async with asking.get(self._checked(address), allow_redirects=False) as response:
+                if response.status not in REDIRECTS:
                     return await self._read(response)
                 address = urljoin(address, response.headers.get("Location", ""))
-        raise NotFetched(f"more than {_MAX_REDIRECTS} redirects")
+        raise NotFetched(f"more than {MAX_REDIRECTS} redirects")
 
     def _checked(self, address: str) -> URL:
         try:
@@ -134,22 +118,14 @@ class Images:
         return url
 
     async def _read(self, response: aiohttp.ClientResponse) -> Image:
-        host = response.url.raw_host
-        if response.status != 200:
-            raise NotFetched(f"{host} answered {response.status}")
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise NotFetched(f"{host} sent it compressed, unasked")
+        host = response.url.raw_host or ""
+        try:
+            octets = await read_body(response, host, self._max_bytes)
+        except TooLarge as error:
+            raise NotFetched(f"{error} (avatar_max_bytes)") from None
         if response.content_length is None and "Transfer-Encoding" not in response.headers:
             raise NotFetched(f"{host} does not say where the image ends, so that it may be a part of it")
-        octets = bytearray()
-        if (response.content_length or 0) <= self._max_bytes:
-            async for chunk in response.content.iter_any():
-                octets += chunk
-                if len(octets) > self._max_bytes:
-                    break
-            else:
-                return _image(bytes(octets))
-        raise NotFetched(f"{host} sent more than {self._max_bytes} bytes (avatar_max_bytes)")
+        return _image(octets)
 
 
 def _image(octets: bytes) -> Image:

@@ -1,7 +1,7 @@
 """JWK sets over HTTP, straight from a URL or by way of a discovery document (OpenID Connect Discovery 1.0, 4).
 
 Whoever can change what comes can log in as anybody: https with a certificate of a trusted authority, or loopback; no
-other host by redirect; neither cookies nor a proxy of the environment; bounded in size and time.
+other host by redirect; bounded in size and time.
 """
 
 import asyncio
@@ -16,21 +16,15 @@ import aiohttp
 from authlib.oidc.discovery import OpenIDProviderMetadata
 from yarl import URL
 
-from gateway import __version__
 from gateway.core.strict_json import parse_object
+from gateway.upstream.fetching import MAX_REDIRECTS, REDIRECTS, NotFetched, read_body, session
 
 # Bounds of how long a set is kept, in seconds, whatever its issuer says.
 MIN_AGE: Final = 300
 MAX_AGE: Final = 86400
 _TIMEOUT: Final = 5
 _MAX_BYTES: Final = 1024 * 1024
-_MAX_REDIRECTS: Final = 3
-_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
-_FIELDS: Final = {
-    "Accept": "application/jwk-set+json, application/json",
-    "Accept-Encoding": "identity",  # nothing that grows when it is unpacked
-    "User-Agent": f"matrix-login-gateway/{__version__}",
-}
+_ACCEPT: Final = "application/jwk-set+json, application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +33,6 @@ class FetchedSet:
 
     octets: bytes
     max_age: int
-
-
-class NotFetched(Exception):
-    """No set came; the message says why, for the log."""
 
 
 def check_url(text: str) -> URL:
@@ -83,54 +73,35 @@ class KeySetClient:
     async def fetch(self) -> FetchedSet:
         """Return the set as it is now; raises `NotFetched`."""
         try:
-            async with asyncio.timeout(self._timeout), self._session() as session:
+            async with asyncio.timeout(self._timeout), session(_ACCEPT, self._connector()) as asking:
                 url = self.url
                 if self._issuers is not None:
-                    document, _ = await _get(session, url)
+                    document, _ = await _get(asking, url)
                     url = _jwks_uri(document, url, self._issuers)
-                octets, cache_control = await _get(session, url)
+                octets, cache_control = await _get(asking, url)
         except TimeoutError:
             raise NotFetched(f"{_shown(self.url)} takes longer than {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a name that can't be one of a host
             raise NotFetched(f"{_shown(self.url)} can't be reached: {_describe(error)}") from None
         return FetchedSet(octets, lifetime(cache_control))
 
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_FIELDS,
-            auto_decompress=False,
-            trust_env=False,
-        )
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(ssl=self._tls, force_close=True)
 
 
-async def _get(session: aiohttp.ClientSession, url: URL) -> tuple[bytes, str]:
+async def _get(asking: aiohttp.ClientSession, url: URL) -> tuple[bytes, str]:
     """Return the body at `url`, and its Cache-Control; follows a few redirects to the same origin."""
     first = url
-    for _ in range(_MAX_REDIRECTS + 1):
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status not in _REDIRECTS:
-                return await _body(response), ", ".join(response.headers.getall("Cache-Control", []))
+    for _ in range(MAX_REDIRECTS + 1):
+        async with asking.get(url, allow_redirects=False) as response:
+            if response.status not in REDIRECTS:
+                body = await read_body(response, _shown(response.url), _MAX_BYTES)
+                return body, ", ".join(response.headers.getall("Cache-Control", []))
             target = url.join(URL(response.headers.get("Location", "")))
         if target.origin() != first.origin():
             raise NotFetched(f"{_shown(first)} redirects to another host, {target.origin()}; name that URL itself")
         url = target
-    raise NotFetched(f"{_shown(first)} redirects more than {_MAX_REDIRECTS} times")
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    where = _shown(response.url)
-    if response.status != 200:
-        raise NotFetched(f"{where} answers {response.status}")
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise NotFetched(f"{where} answers in compressed form, which was not asked for")
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BYTES:
-            raise NotFetched(f"{where} answers with more than {_MAX_BYTES} bytes")
-    return bytes(body)
+    raise NotFetched(f"{_shown(first)} redirects more than {MAX_REDIRECTS} times")
 
 
 def _jwks_uri(document: bytes, at: URL, issuers: Sequence[str]) -> URL:

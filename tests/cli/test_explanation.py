@@ -200,4 +200,4 @@ async def test_keys_at_a_url_are_fetched_to_explain_and_nothing_of_the_token_is_
         issuer.answers[JWKS] = lambda: web.Response(status=500)
         passed, says = await signature()
     assert passed is False
-    assert says == f"Login with a token is not available for the moment; {issuer.jwks_url} answers 500"
+    assert says == f"Login with a token is not available for the moment; {issuer.jwks_url} answered 500"

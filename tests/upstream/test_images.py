@@ -13,7 +13,8 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.upstream.images import Image, Images, ImageSettings, NotFetched
+from gateway.upstream.fetching import NotFetched
+from gateway.upstream.images import Image, Images, ImageSettings
 from tests.authority import Authority
 from tests.pictures import SVG, answer, png, redirect, serving
 from tests.raw_http import Handler, RawServer, Script, read_message

@@ -13,7 +13,8 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstream.key_sets import MAX_AGE, MIN_AGE, KeySetClient, NotFetched, check_url, lifetime
+from gateway.upstream.fetching import NotFetched
+from gateway.upstream.key_sets import MAX_AGE, MIN_AGE, KeySetClient, check_url, lifetime
 from tests.authority import LOOPBACK, Authority
 from tests.fake_issuer import DISCOVERY, JWKS, FakeIssuer, running_issuer
 
@@ -115,7 +116,7 @@ async def test_a_document_that_is_none_is_refused(issuer: FakeIssuer, body: byte
 async def test_only_200_is_an_answer(issuer: FakeIssuer, status: int) -> None:
     issuer.answers[JWKS] = lambda: web.Response(status=status)
 
-    assert await failure(direct(issuer)) == f"{issuer.jwks_url} answers {status}"
+    assert await failure(direct(issuer)) == f"{issuer.jwks_url} answered {status}"
 
 
 async def test_redirects_to_the_same_origin_are_followed_a_few_times(issuer: FakeIssuer) -> None:
@@ -154,14 +155,14 @@ async def test_an_answer_that_is_too_large_is_not_read_to_its_end(issuer: FakeIs
     assert len((await direct(issuer).fetch()).octets) == 1024 * 1024
 
     issuer.answers[JWKS] = lambda: web.Response(body=b"a" * 8 * 1024 * 1024)
-    assert await failure(direct(issuer)) == f"{issuer.jwks_url} answers with more than 1048576 bytes"
+    assert await failure(direct(issuer)) == f"{issuer.jwks_url} sent more than 1048576 bytes"
 
 
 async def test_a_compressed_answer_is_refused(issuer: FakeIssuer) -> None:
     bomb = gzip.compress(b"0" * 10_000_000)
     issuer.answers[JWKS] = lambda: web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
 
-    assert "answers in compressed form" in await failure(direct(issuer))
+    assert "sent it compressed, unasked" in await failure(direct(issuer))
 
 
 async def test_an_issuer_that_hangs_is_given_up(issuer: FakeIssuer) -> None:
