@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import field_validator
 
-from gateway.core.claims import find_claim
+from gateway.core.claims import MAX_KEY_BYTES, find_claim, is_storable
 from gateway.core.template import Expression, Template, parse_template
 from gateway.core.tokens import Claims
 from gateway.errors import Refusal, Refused
@@ -122,8 +122,13 @@ def identify(claims: Claims, mapping: UserMapping) -> Identity:
     localpart = fold(fill_template(claims, subject, mapping), mapping)
     user_id = check_localpart(localpart, mapping)
     check_allowed(localpart, mapping.rules)
+    issuer = _text_claim(claims, "iss") or ""
+    if not is_storable(issuer):
+        raise Refused(Refusal.CLAIM_INVALID, "iss")
+    if not is_storable(subject):
+        raise Refused(Refusal.SUBJECT_MISSING, reason=f"the subject has a NUL or over {MAX_KEY_BYTES} bytes")
     return Identity(
-        issuer=_text_claim(claims, "iss") or "",
+        issuer=issuer,
         subject=subject,
         localpart=localpart,
         user_id=user_id,

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from pydantic import Field
 
 from gateway.core import jws
+from gateway.core.claims import is_storable
 from gateway.core.keys import KeySet
 from gateway.errors import Refusal, Refused
 from gateway.settings import OneOrMore, Table
@@ -160,7 +161,7 @@ def check_token_id(claims: Claims, rules: TokenRules) -> None:
         return
     if "jti" not in claims:
         raise Refused(Refusal.CLAIM_MISSING, "jti")
-    if not isinstance(claims["jti"], str) or not claims["jti"]:
+    if not isinstance(claims["jti"], str) or not claims["jti"] or not is_storable(claims["jti"]):
         raise Refused(Refusal.CLAIM_INVALID, "jti")
 
 

@@ -107,6 +107,13 @@ def test_any_other_server_name_is_refused(name: str) -> None:
         check_server_name(name)
 
 
+@pytest.mark.parametrize("text", ["a\0b", "é" * 501, "a" * 1001])
+def test_what_no_database_keeps_as_a_key_is_refused(text: str) -> None:
+    assert refusal({"sub": text, "name": "alice"}, localpart="{name}") is Refusal.SUBJECT_MISSING
+    assert refusal({"sub": "alice", "iss": text}) is Refusal.CLAIM_INVALID
+    assert mapped({"sub": text.replace("\0", "")[:500], "name": "alice"}, localpart="{name}").localpart == "alice"
+
+
 @pytest.mark.parametrize("value", [None, "", 5, True, ["alice"], {"a": "b"}])
 def test_a_subject_that_is_no_text_is_refused(value: object) -> None:
     assert refusal({"sub": value}) is Refusal.SUBJECT_MISSING
