@@ -73,7 +73,7 @@ async def examine_database(settings: DatabaseSettings) -> Finding:
     except NeedsUpgrade as needs:
         return Finding(name, "warn", str(needs), "`serve` does it at its start, `database upgrade` now")
     except Unusable as unusable:
-        return Finding(name, "fail", str(unusable), "see [database] url, and who may read and write that file")
+        return Finding(name, "fail", str(unusable), "see [database] url, and who may read and write it")
     except Refused as refused:
         mend = "let the gateway's user write the file and its directory, and look for free space"
         return Finding(name, "fail", f"the database can't be written: {refused.reason}", mend)

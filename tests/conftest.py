@@ -1,12 +1,17 @@
-"""What most tests before a homeserver need: a fake one, fresh for each test, and certificates for servers."""
+"""What tests of several parts need: a fake homeserver, fresh for each test, certificates, a PostgreSQL for all."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import importlib.util
+import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from gateway.storage.database import DatabaseSettings, upgrade_database
 from tests.authority import Authority, authority_in
 from tests.fake_homeserver import FakeHomeserver, running_homeserver
+from tests.postgres_server import TEMPLATE, PostgresServer, find_programs, running_postgres
 
 
 @pytest.fixture
@@ -26,3 +31,22 @@ def authority(stranger: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority
     """An authority that the gateway trusts, as an operator makes it do so."""
     monkeypatch.setenv("SSL_CERT_FILE", str(stranger.folder / "authority.pem"))
     return stranger
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server whose template has our schema, so that a test gets a database of its own at once."""
+    programs = find_programs()
+    missing = None
+    if programs is None:
+        missing = "PostgreSQL is not installed (Debian: postgresql-15)"
+    elif importlib.util.find_spec("asyncpg") is None:
+        missing = "asyncpg is not installed (the extra postgres)"
+    if programs is None or missing is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    with running_postgres(programs) as server:
+        server.sql(f"CREATE DATABASE {TEMPLATE}")
+        asyncio.run(upgrade_database(DatabaseSettings(url=server.url(TEMPLATE))))
+        yield server

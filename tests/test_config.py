@@ -3,16 +3,19 @@
 import ast
 import json
 import re
+import sys
 import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import OctKey
 from pydantic import BaseModel
+from sqlalchemy import make_url
 
 from gateway.config import ALLOW_UNSIGNED, Configuration, Settings, load
 from gateway.core.accounts import AccountRules
@@ -84,7 +87,7 @@ url = "mysql://x/y"
         "gateway.toml:5: [homeserver] url: only scheme, host and port belong here: paths are kept as clients send them",  # noqa: E501 - as printed
         "gateway.toml:4: [homeserver] server_name: is missing; it has no default",
         "gateway.toml:9: [jwt] leeway: must be a whole number",
-        "gateway.toml:12: [database] url: this version keeps its accounts in SQLite alone; write sqlite:///FILE",
+        "gateway.toml:12: [database] url: neither SQLite nor PostgreSQL; write sqlite:///FILE or postgresql://USER@HOST/NAME",
         "gateway.toml:13: [idntity]: unknown table; the nearest known one is 'identity'",
         "gateway.toml:10: [jwt] secret_file: missing too can't be read: No such file or directory",
         "gateway.toml:7: [session] as_token_file: missing can't be read: No such file or directory",
@@ -146,6 +149,27 @@ url = "mysql://x/y"
         (BASE + f'secret_file = "{"x" * 5000}"\n', "can't be read: File name too long"),
         (GOOD + f'[database]\nurl = "sqlite:///{"x" * 5000}/x.db"\n', "there is no directory"),
         (GOOD + '[database]\nurl = "sqlite:///x\\u0000.db"\n', "has a NUL character in it"),
+        (
+            GOOD + '[database]\nurl = "postgresql://h/x?sslmode=on"\n',
+            "[database] url: the option 'sslmode' must be one",
+        ),
+        (GOOD + "[database]\npool_size = 0\n", "[database] pool_size: must be greater than or equal to 1"),
+        (
+            GOOD + '[database]\nurl = "postgresql://u:p@localhost/x"\npassword_file = "x"\n',
+            "[database] password_file: is set together with a password in `url`",
+        ),
+        (
+            GOOD + '[database]\nurl = "postgresql://localhost/x"\npassword_file = "none"\n',
+            "[database] password_file: none can't be read",
+        ),
+        (
+            GOOD + '[database]\nurl = "postgresql://localhost/x"\npassword_file = "/dev/null"\n',
+            "[database] password_file: the file is empty",
+        ),
+        (
+            GOOD + '[database]\nurl = "postgresql://localhost/x?sslmode=verify-full&sslrootcert=none"\n',
+            "[database] url: none can't be read",
+        ),
         (GOOD + '[identity]\nallow = ["a{99999999999999}"]\n', "is not a regular expression"),
         ("jwt = 3\n" + GOOD.replace("[jwt]\nsecret", "#"), "[jwt]: must be a table, as in { name = value }"),
         (GOOD + "leeway = " + "9" * 5000, "not TOML: "),
@@ -327,6 +351,48 @@ def test_what_is_unwise_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
+def test_the_password_of_the_database_comes_from_its_file_or_its_url_and_is_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    (tmp_path / "password").write_text("pass/wörd @:\n")
+    url = "postgresql://me@localhost/x?sslmode=verify-full&sslrootcert=${HERE}/ca.pem"
+    table = f'[database]\nurl = "{url}"\npassword_file = "password"\n'
+    read_from_file = read(tmp_path, GOOD + table, HERE=str(tmp_path))
+    with_path = quote(f"{tmp_path}/ca.pem", safe="")
+    stated = f"postgresql://me:pass%2Fw%C3%B6rd%20%40%3A@localhost/x?sslmode=verify-full&sslrootcert={with_path}"
+
+    assert make_url(read_from_file.settings.database.url) == make_url(stated)
+    in_url = read(tmp_path, GOOD + f'[database]\nurl = "{stated}"\n')
+    assert make_url(in_url.settings.database.url).password == "pass/wörd @:"
+    for configuration in (read_from_file, in_url):
+        shown = repr(configuration) + repr(configuration.settings)
+        assert "wörd" not in shown
+        assert "%B6" not in shown
+
+
+def test_a_password_that_everybody_can_read_and_a_connection_that_anybody_may_are_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(GOOD + '[database]\nurl = "postgresql://me:secret@db.example.org/x"\n')
+    path.chmod(0o644)
+    warnings = load(path, {}).warnings
+
+    assert any("holds the password of the database and everybody on this machine can read it" in w for w in warnings)
+    assert any("[database] url: the connection may go without encryption; add ?sslmode=" in w for w in warnings)
+    assert not any("secret@" in warning for warning in warnings)
+    path.write_text(GOOD + '[database]\nurl = "postgresql:///x?host=/run/postgresql"\n')
+    assert not any("[database]" in warning for warning in load(path, {}).warnings)
+    path.write_text(GOOD + '[database]\npassword_file = "x"\n')
+    assert any("[database] password_file: does nothing" in warning for warning in load(path, {}).warnings)
+
+
+def test_without_its_library_postgresql_is_a_problem_with_its_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    (problem,) = problems(tmp_path, GOOD + '[database]\nurl = "postgresql://localhost/x"\n')
+
+    assert problem.endswith("needs a library; run: pip install 'matrix-login-gateway[postgres]'")
+
+
 def test_images_from_anywhere_are_warned_of_until_their_hosts_are_named(tmp_path: Path) -> None:
     text = GOOD + 'avatar_claim = "picture"\n[profile]\n'
 
@@ -419,6 +485,7 @@ SET = {("homeserver", "url"), ("homeserver", "server_name"), ("session", "as_tok
 SET |= {("jwt", key) for key in ("secret", "secret_file", "require_exp", "required_claims", "token_type")}
 SET |= {("jwt", key) for key in ("jwks_url", "discovery_url", "jwks_file")}
 SET |= {("jwt", key) for key in ("display_name_claim", "avatar_claim", "email_claim")}
+SET |= {("database", "password_file")}
 
 
 @pytest.mark.parametrize("key", sorted(set(known_keys()) - SET), ids=".".join)

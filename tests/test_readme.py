@@ -36,7 +36,8 @@ DEMO = (
 )
 TESTS = (
     "python3 -m venv .venv && .venv/bin/pip install -q -U pip"
-    " && .venv/bin/pip install -q -c requirements.lock --group test -e '.[demo]' && .venv/bin/python -m pytest\n"
+    " && .venv/bin/pip install -q -c requirements.lock --group test -e '.[demo,postgres]'"
+    " && .venv/bin/python -m pytest\n"
 )
 
 

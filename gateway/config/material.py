@@ -120,10 +120,14 @@ def read_as_token(session: SessionSettings, files: Files, report: Report, *, nee
 
 
 def find_database(settings: DatabaseSettings, files: Files, report: Report) -> DatabaseSettings:
-    """Return the settings with the whole path of the file."""
+    """Return the settings with the whole paths of their files, and with the password."""
     keys = ("database", "url")
     if report.is_broken(*keys):
         return settings
+    if not settings.is_file:
+        return _find_server(settings, files, report)
+    if settings.password_file is not None:
+        report.warning(("database", "password_file"), "does nothing; an SQLite file has no password")
     prefix, _, name = settings.url.partition(":///")
     path = files.resolve(keys, name)
     if path is None:
@@ -135,3 +139,23 @@ def find_database(settings: DatabaseSettings, files: Files, report: Report) -> D
     except ValidationError:
         report.problem(keys, f"a path with a question mark is not accepted: {path}")
         return settings
+
+
+def _find_server(settings: DatabaseSettings, files: Files, report: Report) -> DatabaseSettings:
+    url, password_file = ("database", "url"), ("database", "password_file")
+    password = None
+    if settings.has_password:
+        files.warn_readable(files.configuration, "holds the password of the database")
+        if settings.password_file is not None:
+            report.problem(password_file, "is set together with a password in `url`; keep one of the two")
+    elif settings.password_file is not None:
+        password = files.read_secret(password_file, settings.password_file)
+        if password == "":
+            report.problem(password_file, "the file is empty")
+    if settings.may_be_overheard:
+        report.warning(url, "the connection may go without encryption; add ?sslmode=verify-full&sslrootcert=FILE")
+    found = {name: files.resolve(url, value) for name, value in settings.certificates.items()}
+    for path in found.values():
+        if path is not None and not os.access(path, os.R_OK):
+            report.problem(url, f"{path} can't be read")
+    return settings.completed({name: str(path) for name, path in found.items()}, password)

@@ -1,13 +1,13 @@
 """The accounts: one row for each Matrix user, owned by one subject."""
 
+import functools
 from typing import Any, Final
 
 from sqlalchemy import Select, bindparam, case, delete, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from gateway.core.accounts import Account, State
 from gateway.core.identity import Identity
-from gateway.storage.database import Database
+from gateway.storage.database import Database, Insert, InsertInto
 from gateway.storage.schema import accounts
 
 # Rows of one step; 3000 at once would keep a login waiting for 60 ms.
@@ -19,7 +19,6 @@ _FIND = select(accounts).where(
 )
 _GET = select(accounts).where(accounts.c.localpart == bindparam("localpart"))
 _ALL = select(accounts).order_by(accounts.c.localpart)
-_CLAIM = insert(accounts).on_conflict_do_nothing()
 _GIVE_UP = delete(accounts).where(
     accounts.c.localpart == bindparam("of_localpart"), accounts.c.state == State.REGISTERING
 )
@@ -58,6 +57,11 @@ _UNLOCK = (
 )
 
 
+@functools.cache
+def _claim(insert: InsertInto) -> Insert:
+    return insert(accounts).on_conflict_do_nothing()
+
+
 class Accounts:
     """Reads and writes rows; times are seconds since the epoch. Raises `Refused` when the database can't."""
 
@@ -78,7 +82,7 @@ class Accounts:
             "created_at": now,
             "last_seen_at": now,
         }
-        return await self._database.write(_CLAIM, row) == 1
+        return await self._database.write(_claim(self._database.insert), row) == 1
 
     async def give_up(self, localpart: str) -> None:
         """Take back a claim to an account that was not made, unless another login has come to rest on it."""
@@ -111,7 +115,8 @@ class Accounts:
 
     async def saw(self, seen_at: dict[str, int]) -> None:
         """Note when users logged in, by their localparts; in parts, between which logins have their turn."""
-        rows = [{"of_localpart": localpart, "seen_at": moment} for localpart, moment in seen_at.items()]
+        # In one order everywhere: two gateways that lock the same rows in different orders wait for each other.
+        rows = [{"of_localpart": localpart, "seen_at": moment} for localpart, moment in sorted(seen_at.items())]
         for start in range(0, len(rows), _SAW_ROWS):
             await self._database.write(_SAW, *rows[start : start + _SAW_ROWS])
 

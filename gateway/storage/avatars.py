@@ -1,7 +1,6 @@
 """Which avatar was set for whom, so that one that stays is neither fetched nor uploaded again."""
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.dialects.sqlite import insert
 
 from gateway.core.avatars import Avatar
 from gateway.storage.database import Database
@@ -28,7 +27,7 @@ class Avatars:
         values = {"source": avatar.source, "content": avatar.content, "mxc": avatar.mxc}
         async with self._database.connect() as connection:
             await connection.execute(
-                insert(avatars)
+                self._database.insert(avatars)
                 .values(localpart=localpart, **values)
                 .on_conflict_do_update(index_elements=[avatars.c.localpart], set_=values)
             )

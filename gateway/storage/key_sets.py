@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.dialects.sqlite import insert
 
 from gateway.storage.database import Database
 from gateway.storage.schema import key_sets
@@ -33,7 +32,7 @@ class KeySets:
     async def keep(self, source: str, found: StoredSet) -> None:
         """Keep a good set in place of the one before; of several gateways, the latest fetch stays."""
         row = {"octets": found.octets, "fetched_at": found.fetched_at}
-        statement = insert(key_sets).values(source=source, **row)
+        statement = self._database.insert(key_sets).values(source=source, **row)
         async with self._database.connect() as connection:
             await connection.execute(
                 statement.on_conflict_do_update(

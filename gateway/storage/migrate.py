@@ -1,4 +1,4 @@
-"""Brings the schema up to date with Alembic; refuses a newer one, and a file that is somebody else's."""
+"""Brings the schema up to date with Alembic; refuses a newer one, and a database that is somebody else's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,11 @@ def migrations_directory() -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / "migrations"
 
 
-def upgrade(connection: Connection) -> Upgrade:
-    """Run the migrations that are missing, all or none; several processes may try at once."""
+def upgrade(connection: Connection, lock: str) -> Upgrade:
+    """Run the migrations that are missing, all or none; `lock` makes one of several processes do it."""
     config, scripts, head = _migrations()
     if _current_revision(connection) != head:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process upgrades, the others wait and find it done
+        connection.exec_driver_sql(lock)  # one process upgrades, the others wait and find it done
     before = _current_revision(connection)
     _check_ours(connection, before, {script.revision for script in scripts.walk_revisions()})
     if before == head:
@@ -71,7 +71,7 @@ def _check_ours(connection: Connection, revision: str | None, known: set[str]) -
     tables = inspect(connection).get_table_names()
     # Another program may use Alembic too, and number its revisions as we do.
     if tables if revision is None else accounts.name not in tables:
-        raise Unusable("it holds the tables of another program; name another file in [database] url")
+        raise Unusable("it holds the tables of another program; name another one in [database] url")
     if revision not in {None, *known}:
         raise Unusable(
             f"its schema (revision {revision}) is of a newer version of matrix-login-gateway; install that one again"

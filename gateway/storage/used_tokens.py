@@ -4,12 +4,12 @@ One statement decides about a use, so the answer is exact for many logins at onc
 """
 
 import asyncio
+import functools
 from typing import Final
 
 from sqlalchemy import and_, bindparam, delete, func, select, tuple_
-from sqlalchemy.dialects.sqlite import insert
 
-from gateway.storage.database import Database
+from gateway.storage.database import Database, Insert, InsertInto
 from gateway.storage.schema import used_tokens
 from gateway.tasks import Background
 
@@ -28,25 +28,35 @@ _SWEEP_STEPS: Final = 50
 
 _KEY: Final = (used_tokens.c.issuer, used_tokens.c.token_id)
 # Built once: building a statement costs more than running it.
-_NEW = insert(used_tokens)
-_USE = _NEW.on_conflict_do_update(
-    index_elements=_KEY,
-    set_={"repeats": used_tokens.c.repeats + 1},
-    # NULL, of a use without a device, equals nothing. A clock that was set back prolongs nothing.
-    where=and_(
-        used_tokens.c.device_id == _NEW.excluded.device_id,
-        func.abs(_NEW.excluded.used_at - used_tokens.c.used_at) <= GRACE_SECONDS,
-        used_tokens.c.repeats < GRACE_REPEATS,
-    ),
-)
 _GIVE_BACK = delete(used_tokens).where(
     used_tokens.c.issuer == bindparam("issuer"),
     used_tokens.c.token_id == bindparam("token_id"),
     used_tokens.c.repeats == 0,
 )
 _SWEEP = delete(used_tokens).where(
-    tuple_(*_KEY).in_(select(*_KEY).where(used_tokens.c.expires_at < bindparam("now")).limit(_SWEEP_ROWS))
+    tuple_(*_KEY).in_(
+        select(*_KEY)
+        .where(used_tokens.c.expires_at < bindparam("now"))
+        .limit(_SWEEP_ROWS)
+        # Gateways that sweep at once take different rows; SQLite has one writer, and no such locks.
+        .with_for_update(skip_locked=True)
+    )
 )
+
+
+@functools.cache
+def _use(insert: InsertInto) -> Insert:
+    new = insert(used_tokens)
+    return new.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={"repeats": used_tokens.c.repeats + 1},
+        # NULL, of a use without a device, equals nothing. A clock that was set back prolongs nothing.
+        where=and_(
+            used_tokens.c.device_id == new.excluded.device_id,
+            func.abs(new.excluded.used_at - used_tokens.c.used_at) <= GRACE_SECONDS,
+            used_tokens.c.repeats < GRACE_REPEATS,
+        ),
+    )
 
 
 class UsedTokens:
@@ -77,7 +87,7 @@ class UsedTokens:
             "used_at": int(now),
             "device_id": device_id,
         }
-        written = await self._database.write(_USE, row)
+        written = await self._database.write(_use(self._database.insert), row)
         self._sweep_beside(now)
         return written == 1
 

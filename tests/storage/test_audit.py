@@ -13,7 +13,7 @@ import pytest
 from gateway.limits import Bucket
 from gateway.logs import LogSettings, get_logger
 from gateway.storage import audit as module
-from gateway.storage import database as database_module
+from gateway.storage import sqlite as sqlite_module
 from gateway.storage.audit import NOT_RECORDED, OPENED, REFUSED, Audit, Entry, Wanted, find_attempts
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.tasks import Background
@@ -52,29 +52,32 @@ async def keeping(database: Database, retention: int = 90) -> AsyncIterator[Keep
         await kept.stop()
 
 
-def count(directory: Path) -> int:
-    with closing(sqlite3.connect(directory / "gateway.db")) as database:
-        found: int = database.execute("SELECT count(*) FROM logins").fetchone()[0]
-        return found
+async def count(database: Database) -> int:
+    return len(await find_attempts(database, ALL))
 
 
-async def test_what_is_noted_is_found_with_all_that_was_known(tmp_path: Path) -> None:
+async def until_there_are(wanted: int, database: Database) -> None:
+    async with asyncio.timeout(10):
+        while await count(database) != wanted:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_noted_is_found_with_all_that_was_known(database: Database) -> None:
     entry = Entry(1.5, "expired", "@a:x", "iss", "sub", "DEV", "192.0.2.1", "agent/1", "too \x1b[31m late")
-    async with opened(tmp_path) as database:
-        async with keeping(database) as kept:
-            kept.audit.note(Entry(time.time(), OPENED))
-            kept.audit.note(entry)
-        newest, oldest = await find_attempts(database, ALL)
+    async with keeping(database) as kept:
+        kept.audit.note(Entry(time.time(), OPENED))
+        kept.audit.note(entry)
+    newest, oldest = await find_attempts(database, ALL)
 
     assert newest.outcome == OPENED
     assert oldest == entry
 
 
-async def test_it_is_written_within_moments(tmp_path: Path) -> None:
-    async with opened(tmp_path) as database, keeping(database) as kept:
+async def test_it_is_written_within_moments(database: Database) -> None:
+    async with keeping(database) as kept:
         for number in range(3):
             kept.audit.note(Entry(time.time(), OPENED))
-            await until(lambda number=number: count(tmp_path) == number + 1)  # type: ignore[misc]
+            await until_there_are(number + 1, database)
 
 
 async def test_many_at_once_are_committed_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,32 +93,30 @@ async def test_many_at_once_are_committed_together(tmp_path: Path, caplog: pytes
     assert len([text for text in said if text.startswith("executing") and "COMMIT" in text]) == 1
 
 
-async def test_with_no_retention_nothing_is_written_and_the_rest_goes(tmp_path: Path) -> None:
-    async with opened(tmp_path) as database:
-        async with keeping(database) as kept:
-            kept.audit.note(Entry(time.time() - 5, OPENED))
-        async with keeping(database, retention=0) as kept:
-            kept.audit.note(Entry(time.time(), OPENED))
-            await until(lambda: count(tmp_path) == 0)
-        assert await find_attempts(database, ALL) == []
+async def test_with_no_retention_nothing_is_written_and_the_rest_goes(database: Database) -> None:
+    async with keeping(database) as kept:
+        kept.audit.note(Entry(time.time() - 5, OPENED))
+    async with keeping(database, retention=0) as kept:
+        kept.audit.note(Entry(time.time(), OPENED))
+        await until_there_are(0, database)
+    assert await find_attempts(database, ALL) == []
 
 
-async def test_what_is_too_old_goes_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_too_old_goes_in_steps(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SWEEP_PAUSE", 0.001)
     now = time.time()
-    async with opened(tmp_path) as database:
-        async with keeping(database) as kept:
-            for number in range(500):
-                kept.audit.note(Entry(now - 90 * DAY - 100 + number / 1000, OPENED))
-            kept.audit.note(Entry(now - 89 * DAY, OPENED, "@kept:x"))
-        assert count(tmp_path) == 501
-        async with keeping(database):
-            await until(lambda: count(tmp_path) == 1)
-        assert [entry.user_id for entry in await find_attempts(database, ALL)] == ["@kept:x"]
+    async with keeping(database) as kept:
+        for number in range(500):
+            kept.audit.note(Entry(now - 90 * DAY - 100 + number / 1000, OPENED))
+        kept.audit.note(Entry(now - 89 * DAY, OPENED, "@kept:x"))
+    assert await count(database) == 501
+    async with keeping(database):
+        await until_there_are(1, database)
+    assert [entry.user_id for entry in await find_attempts(database, ALL)] == ["@kept:x"]
 
 
 async def test_attempts_wait_for_a_database_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(sqlite_module, "_LOCK_PATIENCE", 0.05)
     monkeypatch.setattr(module, "_RETRY", 0.05)
     async with opened(tmp_path) as database, keeping(database) as kept:
         with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
@@ -124,7 +125,7 @@ async def test_attempts_wait_for_a_database_that_is_locked(tmp_path: Path, monke
             await until(lambda: "audit_not_written" in kept.log.getvalue())
             kept.audit.note(Entry(time.time(), OPENED))
             await asyncio.sleep(0.3)
-        await until(lambda: count(tmp_path) == 2)
+        await until_there_are(2, database)
         await until(lambda: "audit_written_again" in kept.log.getvalue())
         assert kept.log.getvalue().count("audit_not_written") == 1
 
@@ -145,7 +146,7 @@ async def test_attempts_that_broke_off_are_counted_and_never_written_twice(
             async with database.connect() as connection:
                 await connection.exec_driver_sql("DROP TRIGGER full")
             kept.audit.note(Entry(time.time(), OPENED, "@late:x"))
-            await until(lambda: count(tmp_path) == 1)
+            await until_there_are(1, database)
         found = await find_attempts(database, ALL)
 
     assert {(entry.outcome, entry.user_id, entry.reason) for entry in found} == {
@@ -157,7 +158,7 @@ async def test_attempts_that_broke_off_are_counted_and_never_written_twice(
 async def test_a_database_that_never_comes_back_fills_no_memory_and_delays_no_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(sqlite_module, "_LOCK_PATIENCE", 0.05)
     monkeypatch.setattr(module, "_WAITING", 10)
     async with opened(tmp_path) as database:
         kept = Keeping(database)
@@ -223,23 +224,21 @@ async def test_of_who_meets_a_limit_one_attempt_is_written_and_others_are_not_hi
         (Wanted(100, subject="\ud800\0"), ""),
     ],
 )
-async def test_attempts_are_found_by_what_is_known_of_them(wanted: Wanted, users: str, tmp_path: Path) -> None:
-    async with opened(tmp_path) as database:
-        async with keeping(database, 36500) as kept:
-            kept.audit.note(Entry(1, OPENED, "a"))
-            kept.audit.note(Entry(2, "expired", "b", "i", "s"))
-            kept.audit.note(Entry(3, OPENED, "c", "i2", "s", address="192.0.2.9"))
-            kept.audit.note(Entry(3, NOT_RECORDED, "d"))
-        assert "".join(entry.user_id for entry in await find_attempts(database, wanted)) == users
+async def test_attempts_are_found_by_what_is_known_of_them(wanted: Wanted, users: str, database: Database) -> None:
+    async with keeping(database, 36500) as kept:
+        kept.audit.note(Entry(1, OPENED, "a"))
+        kept.audit.note(Entry(2, "expired", "b", "i", "s"))
+        kept.audit.note(Entry(3, OPENED, "c", "i2", "s", address="192.0.2.9"))
+        kept.audit.note(Entry(3, NOT_RECORDED, "d"))
+    assert "".join(entry.user_id for entry in await find_attempts(database, wanted)) == users
 
 
-async def test_no_text_of_a_client_breaks_it(tmp_path: Path) -> None:
+async def test_no_text_of_a_client_breaks_it(database: Database) -> None:
     texts = ["\ud800", "\0", "'; DROP TABLE logins; --", "\U0001f600" * 5000, "x" * 10**6]
-    async with opened(tmp_path) as database:
-        async with keeping(database) as kept:
-            for text in texts:
-                kept.audit.note(Entry(time.time(), OPENED, text, text, text, text, text, text, text))
-        found = await find_attempts(database, ALL)
+    async with keeping(database) as kept:
+        for text in texts:
+            kept.audit.note(Entry(time.time(), OPENED, text, text, text, text, text, text, text))
+    found = await find_attempts(database, ALL)
 
     assert len(found) == len(texts)
     assert max(len(entry.user_agent) for entry in found) == 256

@@ -1,17 +1,14 @@
 """What is known of avatars outlives the process, one row for each user."""
 
-from pathlib import Path
-
 import pytest
 
 from gateway.core.avatars import Avatar
 from gateway.errors import Refusal, Refused
 from gateway.storage.avatars import Avatars
-from gateway.storage.database import DatabaseSettings, open_database
+from gateway.storage.database import Database, DatabaseSettings, open_database
 
 
-async def test_the_last_one_of_each_user_is_known(tmp_path: Path) -> None:
-    settings = DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")
+async def test_the_last_one_of_each_user_is_known(settings: DatabaseSettings) -> None:
     first, last = Avatar("s", "c", "mxc://example.org/a"), Avatar("t", "", "mxc://example.org/b")
     async with open_database(settings) as database:
         avatars = Avatars(database)
@@ -24,11 +21,10 @@ async def test_the_last_one_of_each_user_is_known(tmp_path: Path) -> None:
         assert await Avatars(database).find("bob") == first
 
 
-async def test_a_database_that_goes_is_a_refusal(tmp_path: Path) -> None:
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as database:
-        async with database.connect() as connection:
-            await connection.exec_driver_sql("DROP TABLE avatars")
-        for work in (Avatars(database).find("alice"), Avatars(database).note("alice", Avatar())):
-            with pytest.raises(Refused) as refused:
-                await work
-            assert refused.value.refusal is Refusal.DATABASE_UNAVAILABLE
+async def test_a_database_that_goes_is_a_refusal(database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("DROP TABLE avatars")
+    for work in (Avatars(database).find("alice"), Avatars(database).note("alice", Avatar())):
+        with pytest.raises(Refused) as refused:
+            await work
+        assert refused.value.refusal is Refusal.DATABASE_UNAVAILABLE

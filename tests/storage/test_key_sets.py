@@ -1,21 +1,12 @@
 """The last good set of each source is kept as it came."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from gateway.errors import Refusal, Refused
-from gateway.storage.database import Database, DatabaseSettings, open_database
+from gateway.storage.database import Database
 from gateway.storage.key_sets import KeySets, StoredSet
 
 SOURCE = "https://id.example/jwks"
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as opened:
-        yield opened
 
 
 async def test_a_set_comes_back_as_it_was_kept(database: Database) -> None:
@@ -43,11 +34,10 @@ async def test_the_latest_fetch_stays_whoever_writes_last(database: Database) ->
     assert await stored.find(SOURCE) == StoredSet(b"7", 7)
 
 
-async def test_a_database_that_cannot_is_told(tmp_path: Path) -> None:
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as database:
-        async with database.connect() as connection:
-            await connection.exec_driver_sql("DROP TABLE key_sets")
-        for work in (KeySets(database).find(SOURCE), KeySets(database).keep(SOURCE, StoredSet(b"", 1))):
-            with pytest.raises(Refused) as caught:
-                await work
-            assert caught.value.refusal is Refusal.DATABASE_UNAVAILABLE
+async def test_a_database_that_cannot_is_told(database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("DROP TABLE key_sets")
+    for work in (KeySets(database).find(SOURCE), KeySets(database).keep(SOURCE, StoredSet(b"", 1))):
+        with pytest.raises(Refused) as caught:
+            await work
+        assert caught.value.refusal is Refusal.DATABASE_UNAVAILABLE

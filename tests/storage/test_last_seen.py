@@ -1,7 +1,6 @@
 """When users were seen is written beside the requests, and at the latest when the gateway stops."""
 
 import io
-from pathlib import Path
 
 from gateway.core.identity import Identity
 from gateway.logs import LogSettings, get_logger
@@ -11,8 +10,8 @@ from gateway.storage.last_seen import LastSeen
 from gateway.tasks import Background
 
 
-async def test_the_last_moment_of_each_user_is_written_when_the_gateway_stops(tmp_path: Path) -> None:
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as database:
+async def test_the_last_moment_of_each_user_is_written_when_the_gateway_stops(settings: DatabaseSettings) -> None:
+    async with open_database(settings) as database:
         accounts = Accounts(database)
         for name in ("alice", "bob"):
             await accounts.claim(Identity("iss", name, name, f"@{name}:example.org"), 1)
@@ -28,9 +27,9 @@ async def test_the_last_moment_of_each_user_is_written_when_the_gateway_stops(tm
         assert [account.last_seen_at for account in await accounts.all()] == [7, 6]
 
 
-async def test_a_database_that_goes_is_logged_and_fails_nothing(tmp_path: Path) -> None:
+async def test_a_database_that_goes_is_logged_and_fails_nothing(settings: DatabaseSettings) -> None:
     stream = io.StringIO()
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as database:
+    async with open_database(settings) as database:
         async with database.connect() as connection:
             await connection.exec_driver_sql("DROP TABLE accounts")
         background = Background(get_logger(LogSettings(), stream))

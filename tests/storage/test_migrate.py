@@ -1,4 +1,4 @@
-"""The file is brought up to date, or it is refused in one line and left as it is."""
+"""The database is brought up to date, or it is refused in one line and left as it is."""
 
 import asyncio
 import sqlite3
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import Connection
 
 from gateway.errors import Unusable
-from gateway.storage import database as module
-from gateway.storage.database import DatabaseSettings, upgrade_database
+from gateway.storage import sqlite as module
+from gateway.storage.database import DatabaseSettings, open_database, upgrade_database
 from gateway.storage.migrate import migrations_directory
 from gateway.storage.schema import metadata
 
@@ -32,35 +32,41 @@ async def refusal_of(path: Path) -> str:
     return str(caught.value)
 
 
-async def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> None:
-    await upgrade_database(at(tmp_path / "a.db"))
-    engine = create_engine(f"sqlite:///{tmp_path}/a.db")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+@pytest.fixture
+def empty(settings: DatabaseSettings, request: pytest.FixtureRequest) -> DatabaseSettings:
+    """A database without our schema."""
+    if settings.is_file:
+        return settings
+    return DatabaseSettings(url=request.getfixturevalue("postgres").new_database("template0"))
 
 
-async def test_a_second_upgrade_has_nothing_to_do_and_many_at_once_upgrade_once(tmp_path: Path) -> None:
-    done = await asyncio.gather(*(upgrade_database(at(tmp_path / "a.db")) for _ in range(5)))
+async def test_the_migrations_make_the_schema_that_the_code_uses(settings: DatabaseSettings) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
-    assert {upgrade.after for upgrade in done} == {"0005"}
-    assert (await upgrade_database(at(tmp_path / "a.db"))).before == "0005"
+    async with open_database(settings) as database, database.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_second_upgrade_has_nothing_to_do_and_many_at_once_upgrade_once(empty: DatabaseSettings) -> None:
+    done = await asyncio.gather(*(upgrade_database(empty) for _ in range(5)))
+
+    assert len({upgrade.after for upgrade in done}) == 1
+    assert sorted(str(upgrade.before) for upgrade in done) == sorted(["None", *[done[0].after] * 4])
+    assert (await upgrade_database(empty)).before == done[0].after
 
 
 def test_the_migrations_are_found_where_they_are() -> None:
     assert (migrations_directory() / "env.py").is_file()
 
 
-async def test_processes_that_start_at_once_upgrade_once(tmp_path: Path) -> None:
+async def test_processes_that_start_at_once_upgrade_once(empty: DatabaseSettings) -> None:
     program = (
         "import asyncio, sys\n"
         "from gateway.storage.database import DatabaseSettings, upgrade_database\n"
         "asyncio.run(upgrade_database(DatabaseSettings(url=sys.argv[1])))"
     )
-    processes = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", program, f"sqlite:///{tmp_path}/a.db")
-        for _ in range(3)
-    ]
+    processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", program, empty.url) for _ in range(3)]
 
     assert [await process.wait() for process in processes] == [0, 0, 0]
 

@@ -2,24 +2,17 @@
 
 import asyncio
 import io
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from gateway.logs import LogSettings, get_logger
 from gateway.storage import used_tokens as module
 from gateway.storage.database import Database, DatabaseSettings, open_database
+from gateway.storage.schema import used_tokens
 from gateway.storage.used_tokens import GRACE_REPEATS, GRACE_SECONDS, UsedTokens
 from gateway.tasks import Background
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -34,17 +27,22 @@ async def used(database: Database, background: Background) -> AsyncIterator[Used
 
 
 @pytest.fixture
-async def other(tmp_path: Path) -> AsyncIterator[UsedTokens]:
-    """Those of another process on the same file."""
+async def other(settings: DatabaseSettings) -> AsyncIterator[UsedTokens]:
+    """Those of another process on the same database."""
     background = Background(get_logger(LogSettings(), io.StringIO()))
-    async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")) as opened:
+    async with open_database(settings) as opened:
         yield UsedTokens(opened, background)
         await background.close(5)
 
 
-def ids(directory: Path) -> list[str]:
-    with closing(sqlite3.connect(directory / "gateway.db")) as connection:
-        return [row[0] for row in connection.execute("SELECT token_id FROM used_tokens ORDER BY token_id")]
+async def ids(database: Database) -> list[str]:
+    return [row[0] for row in await database.rows(select(used_tokens.c.token_id).order_by(used_tokens.c.token_id))]
+
+
+async def keep(database: Database, *token_ids: str, expires_at: int) -> None:
+    rows = [{"issuer": "iss", "token_id": token_id, "expires_at": expires_at} for token_id in token_ids]
+    async with database.transaction() as connection:
+        await connection.execute(database.insert(used_tokens), rows)
 
 
 async def test_of_many_uses_at_once_one_is_the_first(used: UsedTokens) -> None:
@@ -60,13 +58,13 @@ async def test_the_same_id_of_another_issuer_is_another_token(used: UsedTokens) 
 
 @pytest.mark.parametrize(("now", "forgotten"), [(100, False), (100.9, False), (101.9, False), (102, True)])
 async def test_a_token_is_forgotten_only_when_it_has_expired(
-    database: Database, background: Background, tmp_path: Path, now: float, *, forgotten: bool
+    database: Database, background: Background, now: float, *, forgotten: bool
 ) -> None:
     assert await UsedTokens(database, background).use("iss", "1", 100.5, now=50)
     assert await UsedTokens(database, background).use("iss", "2", 300, now=now)
     await background.close(5)
 
-    assert ids(tmp_path) == (["2"] if forgotten else ["1", "2"])
+    assert await ids(database) == (["2"] if forgotten else ["1", "2"])
 
 
 async def test_a_token_that_never_expires_is_never_forgotten(used: UsedTokens, background: Background) -> None:
@@ -148,38 +146,33 @@ async def test_a_token_that_came_again_is_not_given_back(used: UsedTokens) -> No
     assert await used.use("iss", "1", 100, 50, "A")
 
 
-async def test_a_row_from_before_the_grace_has_none(used: UsedTokens, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "gateway.db")) as connection, connection:
-        connection.execute("INSERT INTO used_tokens (issuer, token_id, expires_at) VALUES ('iss', '1', 100)")
+async def test_a_row_from_before_the_grace_has_none(used: UsedTokens, database: Database) -> None:
+    await keep(database, "1", expires_at=100)
 
     assert not await used.use("iss", "1", 100, 50, "A")
 
 
 async def test_a_login_does_not_pay_for_the_many_that_expired_and_they_go_beside_it(
-    used: UsedTokens, background: Background, tmp_path: Path
+    used: UsedTokens, background: Background, database: Database
 ) -> None:
-    with closing(sqlite3.connect(tmp_path / "gateway.db")) as connection, connection:
-        rows = [("iss", f"old {number}", 10) for number in range(1000)]
-        connection.executemany("INSERT INTO used_tokens (issuer, token_id, expires_at) VALUES (?, ?, ?)", rows)
+    await keep(database, *(f"old {number}" for number in range(1000)), expires_at=10)
 
     assert await used.use("iss", "new", 100, 50)
 
-    assert len(ids(tmp_path)) == 1001
+    assert len(await ids(database)) == 1001
     await background.close(5)
-    assert ids(tmp_path) == ["new"]
+    assert await ids(database) == ["new"]
 
 
 async def test_what_one_sweep_leaves_the_next_one_takes(
-    used: UsedTokens, background: Background, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    used: UsedTokens, background: Background, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SWEEP_STEPS", 1)
-    with closing(sqlite3.connect(tmp_path / "gateway.db")) as connection, connection:
-        rows = [("iss", f"old {number}", 10) for number in range(300)]
-        connection.executemany("INSERT INTO used_tokens (issuer, token_id, expires_at) VALUES (?, ?, ?)", rows)
+    await keep(database, *(f"old {number}" for number in range(300)), expires_at=10)
     left = []
     for number in range(3):
         assert await used.use("iss", f"new {number}", 100, 50)
         await background.close(5)
-        left.append(sum(name.startswith("old") for name in ids(tmp_path)))
+        left.append(sum(name.startswith("old") for name in await ids(database)))
 
     assert left == [100, 0, 0]
