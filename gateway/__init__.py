@@ -1,6 +1,7 @@
 """JSON Web Token login for any Matrix homeserver, as a gateway in front of it.
 
-errors, logs, tasks, limits   what is refused, how it is told, what runs beside a request, how often one may try
+errors, tasks, limits         what is refused, what runs beside a request, how often one may try
+logs, access_log, metrics     what is told of it, in lines and in numbers
 settings, config/             file and environment to checked settings, all problems in one report
 http1, sockets, systemd       aiohttp's inner parts, what the system knows of a connection, what systemd is told
 core/                         decisions: plain functions and frozen values, no I/O, no clock
@@ -10,7 +11,7 @@ attempts                      what is known of a login, and how its end is told 
 issuers, *_keys               whose tokens are believed, and where the keys that verify them come from
 sign_in, profile              the story of a login: verify, identify, provide an account, open a session; its profile
 web/                          the only aiohttp.web: listeners, routes, login, relay, health
-app                           builds everything and runs it
+parts, app                    builds everything, and runs it
 doctor, cli/                  what is wrong between gateway and homeserver; the commands
 """
 

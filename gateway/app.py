@@ -4,42 +4,31 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
+from gateway.access_log import AccessLog
 from gateway.attempts import Attempts
-from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer
+from gateway.config import Configuration, Settings
 from gateway.errors import ConfigurationError
-from gateway.fetched_keys import FetchedKeys
-from gateway.issuer_keys import FixedKeys, KeySource
-from gateway.issuers import Issuer, Issuers
-from gateway.limits import Limits
-from gateway.logs import Logger, get_logger
-from gateway.profile import Profile
-from gateway.sign_in import SignIn
+from gateway.http1 import idle_since
+from gateway.logs import Logger, get_logger, take_library_logs
+from gateway.metrics import Live, Metrics
+from gateway.parts import Lasting, Parts, build, exchange
 from gateway.storage.accounts import Accounts
 from gateway.storage.audit import Audit
-from gateway.storage.avatars import Avatars
-from gateway.storage.database import Database, open_database
-from gateway.storage.key_sets import KeySets
+from gateway.storage.database import open_database
 from gateway.storage.last_seen import LastSeen
-from gateway.storage.used_tokens import UsedTokens
 from gateway.systemd import HandedOver, Supervisor, handed_over
 from gateway.tasks import Background
-from gateway.upstream.homeserver import Homeserver
-from gateway.upstream.images import Images
-from gateway.upstream.pool import Pool
-from gateway.upstream.sessions.appservice import AppserviceSessions
 from gateway.web.admin import Health
 from gateway.web.listeners import Places, sites
-from gateway.web.login import Login
-from gateway.web.relay import Relay
-from gateway.web.server import Gateway, Server, listening
+from gateway.web.server import Server, listening
 
 # What a reload can't change, as (table, key); a key of "" is the whole table.
 AT_START: Final = (
@@ -57,6 +46,7 @@ async def serve(configuration: Configuration) -> None:
     """Run the gateway until SIGTERM or SIGINT, reload at SIGHUP; raises `Unusable` when it can't start."""
     settings = configuration.settings
     log = get_logger(settings.log)
+    take_library_logs(log)
     asked: set[signal.Signals] = set()
     awake = asyncio.Event()
 
@@ -69,13 +59,11 @@ async def serve(configuration: Configuration) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, ask, number)
-    # Every waiting /sync takes two sockets, and the usual limit is 1024.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _allow_open_files()
     _warn(configuration, log)
-    supervisor = Supervisor(os.environ)
+    supervisor, handed, access = Supervisor(os.environ), handed_over(os.environ), _access_log(settings)
     with supervisor.watched():
-        async with running(configuration, log, handed=handed_over(os.environ)) as gateway:
+        async with running(configuration, log, handed=handed, access=access) as gateway:
             where = f"Listens on {' '.join(gateway.addresses)}"
             log.info("listening", addresses=" ".join(gateway.addresses), homeserver=settings.homeserver.url)
             supervisor.ready(where)
@@ -99,35 +87,10 @@ def end_now(number: signal.Signals) -> None:
     signal.raise_signal(number)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lasting:
-    """What stays as it is over every reload; `now` gives seconds since the epoch."""
-
-    log: Logger
-    now: Callable[[], float]
-    database: Database
-    background: Background
-    last_seen: LastSeen
-    audit: Audit
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What a reload exchanges, all of it at once."""
-
-    configuration: Configuration
-    pool: Pool
-    homeserver: Homeserver
-    limits: Limits
-    images: Images
-    fetched: Mapping[KeySource, FetchedKeys]
-    gateway: Gateway
-
-
 class Running:
     """A gateway that listens on `addresses`."""
 
-    def __init__(self, lasting: _Lasting, parts: _Parts, server: Server, health: Health) -> None:
+    def __init__(self, lasting: Lasting, parts: Parts, server: Server, health: Health) -> None:
         self.addresses: Sequence[str] = ()
         self._lasting = lasting
         self._parts = parts
@@ -148,8 +111,8 @@ class Running:
             log.error("reload_failed", problems=error.problems, hint=hint)  # noqa: TRY400 - a trace would say less
             return str(error)
         _warn(configuration, log)
-        parts = _build(configuration, self._lasting, before)
-        await _exchange(before.fetched, parts.fetched)
+        parts = build(configuration, self._lasting, before)
+        await exchange(before.fetched, parts.fetched)
         self._parts = parts
         self._server.use(parts.gateway)
         self._health.homeserver = parts.homeserver
@@ -161,9 +124,25 @@ class Running:
     def hurry(self) -> None:
         """Begin no further work of our own: the gateway stops."""
         self._lasting.last_seen.hurry()
-        self._lasting.audit.hurry()
+        self._lasting.attempts.audit.hurry()
         for keys in self._parts.fetched.values():
             keys.stop()
+
+    def live(self) -> Live:
+        """Return what the metrics say of this moment."""
+        connections = self._server.connections
+        busy, idle = self._parts.pool.connections
+        at_work = sum(idle_since(connection) is None for connection in connections)
+        now = self._lasting.now()
+        fetched = {issuer: status.fetched_at for issuer, status in self._parts.key_sets}
+        ages = {issuer: now - at for issuer, at in fetched.items() if at is not None}
+        return Live(at_work, len(connections), busy, idle, ages)
+
+    def key_sets(self) -> str:
+        """Say "ok", or what is wrong with the key sets that are fetched; "" where none is."""
+        found = list(self._parts.key_sets)
+        wrong = [f"{issuer}: {status.error or 'not fetched yet'}" for issuer, status in found if not status.usable]
+        return "; ".join(wrong) or ("ok" if found else "")
 
     async def close(self) -> None:
         """End what the current parts hold."""
@@ -172,20 +151,29 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    configuration: Configuration, log: Logger, now: Callable[[], float] = time.time, handed: HandedOver = _NOTHING
+    configuration: Configuration,
+    log: Logger,
+    now: Callable[[], float] = time.time,
+    handed: HandedOver = _NOTHING,
+    access: AccessLog | None = None,
 ) -> AsyncIterator[Running]:
     """Run the gateway while the context is open; `now` gives seconds since the epoch."""
-    settings = configuration.settings
+    settings, metrics = configuration.settings, Metrics()
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings.database))
+        if access is not None:
+            stack.callback(access.flush)
+        database = await stack.enter_async_context(open_database(settings.database, timed=metrics.database_use))
         background = Background(log)
         last_seen = LastSeen(Accounts(database), background)
         audit = Audit(database, background, log, settings.database.audit_retention)
-        lasting = _Lasting(log, now, database, background, last_seen, audit)
-        parts = _build(configuration, lasting, None)
-        health = Health(database, parts.homeserver)
+        traffic = metrics.traffic if settings.server.admin_listen or handed.admin else None
+        attempts = Attempts(audit, metrics, now, log)
+        lasting = Lasting(log, now, database, background, last_seen, attempts, metrics, traffic, access)
+        parts = build(configuration, lasting, None)
+        health = Health(database, parts.homeserver, metrics)
         server = Server(parts.gateway)
         gateway = Running(lasting, parts, server, health)
+        metrics.live, health.key_sets = gateway.live, gateway.key_sets
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(background.close, 5)
         if settings.server.admin_listen or handed.admin:
@@ -193,73 +181,25 @@ async def running(
             await stack.enter_async_context(sites(web.Server(health, access_log=None), places, 1))
         stack.callback(gateway.hurry)
         background.leave(audit.keep(now), "audit")
-        await _exchange({}, parts.fetched)
+        await exchange({}, parts.fetched)
         gateway.addresses = await stack.enter_async_context(listening(server, settings.server, handed.public))
         stack.callback(health.stop)
         yield gateway
 
 
+def _allow_open_files() -> None:
+    # Every waiting /sync takes two sockets, and the usual limit is 1024.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    return AccessLog(settings.log, sys.stderr, time.time) if settings.log.access else None
+
+
 def _warn(configuration: Configuration, log: Logger) -> None:
     for warning in configuration.warnings:
         log.warning("configuration", warning=warning)
-
-
-def _build(configuration: Configuration, lasting: _Lasting, before: _Parts | None) -> _Parts:
-    """Build the parts for a configuration; those of `before` that it doesn't change stay, with what they know."""
-    settings, log = configuration.settings, lasting.log
-    old = before and before.configuration.settings
-    pool = before.pool if before and old and old.homeserver == settings.homeserver else Pool(settings.homeserver)
-    limits = before.limits if before and old and old.limits == settings.limits else Limits(settings.limits)
-    images = before.images if before and old and old.profile == settings.profile else Images(settings.profile)
-    homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
-    avatars = Avatars(lasting.database)
-    fetched = _fetched(configuration, lasting, before.fetched if before else {})
-    sign_in = SignIn(
-        issuers=Issuers(
-            [_issuer(issuer, fetched, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
-        ),
-        limits=limits,
-        accounts=Accounts(lasting.database),
-        last_seen=lasting.last_seen,
-        used_tokens=UsedTokens(lasting.database, lasting.background),
-        homeserver=homeserver,
-        sessions=AppserviceSessions(homeserver),
-        profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),
-        attempts=Attempts(lasting.audit, lasting.now, log),
-        background=lasting.background,
-        now=lasting.now,
-        log=log,
-    )
-    gateway = _gateway(configuration, sign_in, pool, log)
-    return _Parts(configuration, pool, homeserver, limits, images, fetched, gateway)
-
-
-def _fetched(
-    configuration: Configuration, lasting: _Lasting, known: Mapping[KeySource, FetchedKeys]
-) -> dict[KeySource, FetchedKeys]:
-    """Return the keys of each source that is fetched; those that are known stay, and issuers may share a source."""
-    stored = KeySets(lasting.database)
-    return {
-        source: known.get(source) or FetchedKeys(source, stored, lasting.background, lasting.now, lasting.log)
-        for issuer in configuration.issuers
-        if (source := issuer.key_source) is not None
-    }
-
-
-async def _exchange(before: Mapping[KeySource, FetchedKeys], after: Mapping[KeySource, FetchedKeys]) -> None:
-    """Start what is new and stop what is gone; no issuer is waited for."""
-    for source in after.keys() - before.keys():
-        await after[source].start()
-    for source in before.keys() - after.keys():
-        before[source].stop()
-
-
-def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKeys], log: Logger) -> Issuer:
-    if not configured.settings.validate_signature:
-        log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
-    source = configured.key_source
-    keys = FixedKeys(configured.key_set) if source is None else fetched[source]
-    return Issuer(keys, configured.settings, configured.mapping, configured.account_rules)
 
 
 def _changed_at_start(before: Configuration, after: Configuration) -> list[str]:
@@ -270,21 +210,3 @@ def _changed_at_start(before: Configuration, after: Configuration) -> list[str]:
         if (getattr(old, key) != getattr(new, key)) if key else old != new:
             changed.append(".".join(filter(None, (table, key))))
     return changed
-
-
-def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, log: Logger) -> Gateway:
-    settings = configuration.settings
-    relay = Relay(pool, settings.server.via)
-    jwt = settings.jwt
-    login = Login(
-        sign_in=sign_in,
-        relay=relay,
-        background=sign_in.background,
-        log=log,
-        login_types=jwt.login_types if jwt.enable else [],
-        max_password_bytes=sign_in.issuers.max_token_bytes if jwt.enable and jwt.accept_in_password else 0,
-        trusted_proxies=settings.server.trusted_proxies,
-        max_login_body=settings.server.max_login_body,
-        body_timeout=settings.server.head_timeout,
-    )
-    return Gateway(settings.server, login, relay, log)

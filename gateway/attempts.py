@@ -1,4 +1,4 @@
-"""An attempt to log in: who is known to have made it, and how it ended, told once to the log and to the audit trail.
+"""An attempt to log in: who is known to have made it, and how it ended, told once: to log, audit trail and metrics.
 
 The rule of this file: what a token says is not repeated as true before its signature is verified.
 """
@@ -13,6 +13,7 @@ from gateway.core.tokens import Claims
 from gateway.errors import Refusal, Refused
 from gateway.limits import network
 from gateway.logs import Logger
+from gateway.metrics import Metrics
 from gateway.storage.audit import BY_HOMESERVER, OPENED, Audit, Entry
 from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.upstream.pool import Reply
@@ -22,12 +23,13 @@ from gateway.upstream.pool import Reply
 class Client:
     """Who asks: its address ("" when unknown), for whom its failures count, and what tells the homeserver of it.
 
-    `limited_as` is "" for a proxy that stands for all its clients.
+    `limited_as` is "" for a proxy that stands for all its clients; `request_id` is by which logs name the request.
     """
 
     address: str
     limited_as: str
     fields: tuple[Field, ...] = ()
+    request_id: str = ""
 
     @property
     def user_agent(self) -> str:
@@ -38,10 +40,14 @@ class Client:
 
 @dataclass(slots=True)
 class Attempt:
-    """What is known of an attempt; `limited_as` is the issuer and subject whose failures it counts for."""
+    """What is known of an attempt; `limited_as` is the issuer and subject whose failures it counts for.
+
+    `entry` names the issuer of the configuration whose keys the token meets, which says nothing of who made it.
+    """
 
     client: Client
     device_id: str = ""
+    entry: str = ""
     issuer: str = ""
     subject: str = ""
     user_id: str = ""
@@ -62,6 +68,7 @@ class Attempts:
     """Tells how attempts end. `now` gives seconds since the epoch."""
 
     audit: Audit
+    metrics: Metrics
     now: Callable[[], float]
     log: Logger
 
@@ -73,6 +80,7 @@ class Attempts:
             issuer=attempt.issuer,
             made=made,
             address=attempt.client.address,
+            request_id=attempt.client.request_id,
         )
         device_id = reply.json().get("device_id")
         attempt.device_id = device_id if isinstance(device_id, str) else attempt.device_id
@@ -83,7 +91,7 @@ class Attempts:
         """Tell of an attempt that was refused, by the gateway or by the homeserver."""
         say, once = self.log.info, ""
         if isinstance(error, Refused):
-            outcome, reason = error.refusal.name.lower(), error.reason
+            outcome, reason = error.kind, error.reason
             if error.status >= 500:
                 say = self.log.warning
             if error.refusal is Refusal.TOO_MANY_ATTEMPTS:
@@ -96,10 +104,12 @@ class Attempts:
             reason=reason,
             user_id=attempt.user_id,
             address=attempt.client.address,
+            request_id=attempt.client.request_id,
         )
         self._note(attempt, outcome, reason, once)
 
     def _note(self, attempt: Attempt, outcome: str, reason: str, once: str = "") -> None:
+        self.metrics.count_login(attempt.entry, outcome)
         self.audit.note(
             Entry(
                 at=self.now(),
@@ -111,6 +121,7 @@ class Attempts:
                 address=attempt.client.address,
                 user_agent=attempt.client.user_agent,
                 reason=reason,
+                request_id=attempt.client.request_id,
             ),
             once,
         )

@@ -109,6 +109,11 @@ class Refused(Exception):
         super().__init__(f"{refusal.name}: {self.reason}" if self.reason else refusal.name)
 
     @property
+    def kind(self) -> str:
+        """What logs and metrics call it."""
+        return self.refusal.name.lower()
+
+    @property
     def status(self) -> int:
         """The HTTP status of the answer."""
         return ANSWERS[self.refusal].status

@@ -39,12 +39,13 @@ _SHOWN: Final = 10
 class KeyStatus:
     """How it stands with a source: the number of keys, when they were fetched (None: never), what failed since.
 
-    `fetched_at` is in seconds since the epoch; `error` is "" when the last fetch went well.
+    `fetched_at` is in seconds since the epoch; `error` is "" when the last fetch went well; `usable`: logins go on.
     """
 
     keys: int
     fetched_at: float | None
     error: str
+    usable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class FetchedKeys:
     @property
     def status(self) -> KeyStatus:
         """How it stands with the source."""
-        return KeyStatus(len(self._keys.keys), self._fetched_at, self._error)
+        return KeyStatus(len(self._keys.keys), self._fetched_at, self._error, self._usable(self._now()))
 
     async def start(self) -> None:
         """Take up the stored set, and go on to fetch the present one without waiting for it."""

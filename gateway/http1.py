@@ -8,7 +8,8 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
@@ -43,11 +44,17 @@ def break_body(loop: asyncio.AbstractEventLoop, body: StreamReader, error: Excep
     loop.call_soon(body.set_exception, error)
 
 
+@dataclass(slots=True, eq=False)
 class Written:
-    """The answer that was written past aiohttp; its server only learns whether the connection goes on."""
+    """An answer that was written past aiohttp, whose server only learns whether the connection goes on.
 
-    def __init__(self, *, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
+    `sent` counts the octets of its body; `relayed` says that it is the homeserver's.
+    """
+
+    status: int = 0
+    sent: int = 0
+    keep_alive: bool = False
+    relayed: ClassVar = False
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Do nothing: the head is on its way."""
@@ -55,10 +62,9 @@ class Written:
     async def write_eof(self) -> None:
         """Do nothing: so is the body."""
 
-
-# What a handler returns that has written its answer itself; aiohttp asks no more of it than these methods.
-WRITTEN_KEEP: Final = cast("web.StreamResponse", Written(keep_alive=True))
-WRITTEN_CLOSE: Final = cast("web.StreamResponse", Written(keep_alive=False))
+    def as_response(self) -> web.StreamResponse:
+        """Return it as what aiohttp takes it for, which asks no more of a response than this."""
+        return cast("web.StreamResponse", self)
 
 
 class _FlowControl(BaseProtocol):

@@ -14,6 +14,7 @@ from gateway.core.jws import read_header
 from gateway.core.tokens import Claims, TokenRules, Trust, check_claims, choose_issuer, read_signed
 from gateway.errors import Refused
 from gateway.issuer_keys import IssuerKeys
+from gateway.metrics import ANY_ISSUER
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,16 @@ class Issuer:
     rules: TokenRules
     mapping: UserMapping
     accounts: AccountRules
+
+    @property
+    def name(self) -> str:
+        """What metrics call it."""
+        return issuer_name(self.rules)
+
+
+def issuer_name(rules: TokenRules) -> str:
+    """Return what metrics call an entry of the configuration: the first issuer that it names."""
+    return rules.issuer[0] if rules.issuer else ANY_ISSUER
 
 
 class Issuers:
@@ -42,6 +53,7 @@ class Issuers:
         """
         header = read_header(token, self.max_token_bytes)
         issuer = self._only or choose_issuer(token, self._by_name)
+        attempt.entry = issuer.name
         key_set = await issuer.keys.for_token(header)
         header, claims = read_signed(token, Trust(key_set, issuer.rules))
         if issuer.rules.validate_signature:

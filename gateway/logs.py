@@ -4,10 +4,12 @@ The rule of this file: no token, secret, password or request target with its que
 """
 
 import logging
+import os
 import sys
-from typing import Literal, TextIO, TypeAlias
+from typing import Final, Literal, TextIO, TypeAlias
 
 import structlog
+from pydantic import ValidationInfo, field_validator
 
 from gateway.settings import Table
 
@@ -16,11 +18,24 @@ Logger: TypeAlias = structlog.typing.FilteringBoundLogger
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
+# sd-daemon(3): how the journal is told which level a line has.
+_PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
+INFO_PRIORITY: Final = _PRIORITIES["info"]
+
+
 class LogSettings(Table):
-    """The `[log]` table."""
+    """The `[log]` table; with `access` each request has a line of level info."""
 
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = False
+
+    @field_validator("access")
+    @classmethod
+    def _of_level_info(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's way
+        if value and info.data.get("level") in {"warning", "error"}:
+            raise ValueError('needs level = "info" or "debug": that is the level of its lines')
+        return value
 
 
 def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
@@ -39,11 +54,44 @@ def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _leave_out_empty,
             _escape_controls,
-            render,
+            _with_priority(render) if is_journal(stream) else render,
         ],
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+class _Forwarded(logging.Handler):
+    """Says in our lines what libraries tell the standard library's logging; a trace is part of its line."""
+
+    def __init__(self, log: Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        say("library", logger=record.name, text=self.format(record))
+
+
+def take_library_logs(log: Logger) -> None:
+    """Let what libraries log in this process go to `log`."""
+    logging.getLogger().addHandler(_Forwarded(log))
+
+
+def is_journal(stream: TextIO) -> bool:
+    """Say whether a stream leads to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # ValueError: it is none of the system
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _with_priority(render: structlog.typing.Processor) -> structlog.typing.Processor:
+    def rendered(logger: object, method: str, event: structlog.typing.EventDict) -> str:
+        return f"{_PRIORITIES.get(method, INFO_PRIORITY)}{render(logger, method, event)!s}"
+
+    return rendered
 
 
 def _leave_out_empty(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

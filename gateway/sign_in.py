@@ -30,6 +30,7 @@ from gateway.errors import Refusal, Refused
 from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger
+from gateway.metrics import Metrics
 from gateway.profile import Profile
 from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
@@ -73,6 +74,7 @@ class SignIn:
     background: Background
     now: Callable[[], float]
     log: Logger
+    metrics: Metrics
 
     async def __call__(self, request: LoginRequest, client: Client) -> Reply:
         """Return the homeserver's answer with the session.
@@ -117,7 +119,8 @@ class SignIn:
 
     async def _log_in(self, request: LoginRequest, attempt: Attempt) -> Reply:
         now = self.now()
-        issuer, claims = await self.issuers.verified(request.token, now, attempt)
+        with self.metrics.login_step("verify"):
+            issuer, claims = await self.issuers.verified(request.token, now, attempt)
         if attempt.limited_as is not None:
             self.limits.check_user(*attempt.limited_as)
         identity = identify(claims, issuer.mapping)
@@ -126,11 +129,13 @@ class SignIn:
         who = _Verified(issuer, claims, identity)
         account = None
         try:
-            account = choose_account(await self.accounts.find(identity), identity)
-            check_names(request, identity.user_id if account is None else self._user_id(account))
-            await self._use_up(who, request, now)
+            with self.metrics.login_step("database"):
+                account = choose_account(await self.accounts.find(identity), identity)
+                check_names(request, identity.user_id if account is None else self._user_id(account))
+                await self._use_up(who, request, now)
             account, made = await self._admit(who, account)
-            reply = await self._open_session(account, issuer.accounts, request, attempt.client)
+            with self.metrics.login_step("session"):
+                reply = await self._open_session(account, issuer.accounts, request, attempt.client)
             # Whoever locked it meanwhile has ended the sessions that were there; nobody gets the token of this one.
             check_open(await self.accounts.get(account.localpart))
         except (Refused, HomeserverAnswered) as error:
@@ -220,7 +225,8 @@ class SignIn:
     async def _register(self, localpart: str, rules: AccountRules, row: Account | None) -> bool:
         """Have the account made, and say whether it is new. The row goes after a refusal if this login wrote it."""
         try:
-            made = await self.homeserver.register(localpart)
+            with self.metrics.login_step("register"):
+                made = await self.homeserver.register(localpart)
             check_made(rules, row, self.now(), made=made)
         except (MaybeMade, asyncio.CancelledError):
             await self.accounts.keep_pending(localpart)

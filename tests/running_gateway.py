@@ -14,6 +14,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from gateway import app
+from gateway.access_log import AccessLog
 from gateway.config import Configuration, load
 from gateway.logs import LogSettings, get_logger
 
@@ -90,6 +91,8 @@ async def running_gateway(
     """Run the gateway before a homeserver; the database stays in `directory` for the next run."""
     configuration = load(write_configuration(directory, homeserver_url, tables), {})
     log = io.StringIO()
-    async with app.running(configuration, get_logger(LogSettings(level="debug"), log), now) as running:
+    access = AccessLog(configuration.settings.log, log, now) if configuration.settings.log.access else None
+    logger = get_logger(LogSettings(level="debug"), log)
+    async with app.running(configuration, logger, now, access=access) as running:
         address = running.addresses[0]
         yield RunningGateway(f"http://{address}", int(address.rpartition(":")[2]), configuration, running, log)

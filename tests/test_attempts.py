@@ -26,7 +26,7 @@ from tests.waiting import finished, until
 
 ALICE = f"@alice:{SERVER_NAME}"
 ISSUED: Mapping[str, Any] = {"issuer": ["us"]}
-COLUMNS = ("outcome", "user_id", "issuer", "subject", "device_id", "address", "user_agent", "reason")
+COLUMNS = ("outcome", "user_id", "issuer", "subject", "device_id", "address", "user_agent", "reason", "request_id")
 
 
 def attempts(directory: Path) -> list[dict[str, str]]:
@@ -44,7 +44,7 @@ async def test_a_session_is_told_with_all_that_is_known(tmp_path: Path, homeserv
     before = time.time()
     async with running_gateway(tmp_path, homeserver.url, jwt=ISSUED) as gateway:
         body = {"type": "org.matrix.login.jwt", "token": mint(iss="us")}
-        fields = {"X_Forwarded_For": "203.0.113.5", "User_Agent": "Element/1"}
+        fields = {"X_Forwarded_For": "203.0.113.5", "User_Agent": "Element/1", "X_Request_Id": "edge-1"}
         answer = await gateway.call("POST", LOGIN, body, **fields)
     (attempt,) = attempts(tmp_path)
     assert attempt == {
@@ -56,6 +56,7 @@ async def test_a_session_is_told_with_all_that_is_known(tmp_path: Path, homeserv
         "address": "203.0.113.5",
         "user_agent": "Element/1",
         "reason": "",
+        "request_id": "edge-1",
     }
     with closing(sqlite3.connect(tmp_path / "gateway.db")) as database:
         ((at_ms,),) = database.execute("SELECT at_ms FROM logins")

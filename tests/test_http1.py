@@ -201,4 +201,4 @@ def test_the_server_asks_no_more_of_an_answer_than_the_gateway_gives() -> None:
     asked = set(re.findall(r"\bresp\.(\w+)", source))
 
     assert asked == {"prepare", "write_eof", "keep_alive"}
-    assert all(hasattr(Written(keep_alive=True), name) for name in asked)
+    assert all(hasattr(Written(status=200, sent=0, keep_alive=True), name) for name in asked)

@@ -2,13 +2,17 @@
 
 import io
 import json
+import logging
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from gateway.logs import LogSettings, get_logger
+from gateway.logs import LogSettings, get_logger, take_library_logs
 
 
 def logged(text_or_json: str, value: str) -> str:
@@ -49,6 +53,57 @@ def test_a_field_with_nothing_in_it_is_left_out() -> None:
     get_logger(LogSettings(format="json"), stream).info("event", address="", issuer=None, first=False, count=[])
 
     assert set(json.loads(stream.getvalue())) == {"event", "level", "timestamp", "first", "count"}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_journal_is_told_the_level_of_each_line(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    with path.open("w") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        logger = get_logger(LogSettings.model_validate({"format": form, "level": "debug"}), stream)
+        for say in (logger.debug, logger.info, logger.warning, logger.error):
+            say("event")
+
+    assert [line[:3] for line in path.read_text().splitlines()] == ["<7>", "<6>", "<4>", "<3>"]
+
+
+@pytest.mark.parametrize("said", ["", "1:1", "nothing"])
+def test_where_the_journal_is_elsewhere_no_level_is_told(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", said)
+    with (tmp_path / "log").open("w") as stream:
+        get_logger(LogSettings(), stream).info("event")
+
+    assert not (tmp_path / "log").read_text().startswith("<")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_libraries_log_is_a_line_of_ours_also_with_a_trace(form: str) -> None:
+    stream, root = io.StringIO(), logging.getLogger()
+    before = root.handlers[:]
+    try:
+        take_library_logs(get_logger(LogSettings.model_validate({"format": form}), stream))
+        logging.getLogger("aiohttp.server").warning("careful")
+        logging.getLogger("asyncio").error("went %s", "wrong", exc_info=ValueError("a fault\nin two lines"))
+    finally:
+        root.handlers[:] = before
+    warned, failed = stream.getvalue().splitlines()
+
+    assert "aiohttp.server" in warned
+    assert "warning" in warned
+    assert "went wrong" in failed
+    assert "ValueError: a fault" in failed
+    assert "error" in failed
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_an_access_log_needs_the_level_of_its_lines(level: str) -> None:
+    with pytest.raises(ValidationError, match="needs level"):
+        LogSettings.model_validate({"level": level, "access": True})
 
 
 def test_below_its_level_nothing_is_written() -> None:

@@ -41,6 +41,7 @@ def _spellings(name: bytes) -> Iterator[bytes]:
 _OF_PROXIES: Final = frozenset(
     spelling for name in (*_FORWARDED, b"forwarded", b"x-real-ip") for spelling in _spellings(name)
 )
+_REQUEST_ID: Final = frozenset(_spellings(b"x-request-id"))
 _NOT_OF_STRANGERS: Final = _HOP_BY_HOP | _OF_PROXIES
 # An IPv4 address with its port, or an IPv6 address in brackets with or without one (RFC 7239 6).
 _WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?)$")
@@ -77,6 +78,13 @@ def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Fiel
             kept.append((b"X-Forwarded-Host", fields[names.index(b"host")][1]))
     if via:
         kept.append((b"Via", b"1.1 " + via.encode()))
+    return kept
+
+
+def with_request_id(fields: Sequence[Field], request_id: str) -> list[Field]:
+    """Return the fields with this id as the only one of the request."""
+    kept = [field for field in fields if field[0].lower() not in _REQUEST_ID]
+    kept.append((b"X-Request-Id", request_id.encode()))
     return kept
 
 

@@ -72,6 +72,7 @@ class Entry:
     address: str = ""
     user_agent: str = ""
     reason: str = ""
+    request_id: str = ""
 
 
 class Audit:

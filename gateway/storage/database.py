@@ -7,7 +7,13 @@ requests (`write`); none is open while another server is asked.
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, Final, Protocol, TypeAlias
 
 from alembic.util import CommandError
@@ -32,6 +38,13 @@ Statement: TypeAlias = Insert | Update | Delete
 _RETRY_AFTER: Final = 5
 _NO_ACCOUNT: Final = select(accounts.c.localpart).where(accounts.c.localpart.is_(None))
 _FORMS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
+
+
+Timed: TypeAlias = Callable[[str], AbstractContextManager[object]]
+
+
+def _untimed(_operation: str) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 class DatabaseSettings(Table):
@@ -112,16 +125,20 @@ class Kind(Protocol):
 
 
 class Database:
-    """An open database whose schema is up to date. Everything here raises `Refused` when the database can't."""
+    """An open database whose schema is up to date. Everything here raises `Refused` when the database can't.
 
-    def __init__(self, store: Store) -> None:
+    `timed` gives a context that notes what a "read" or a "write" takes.
+    """
+
+    def __init__(self, store: Store, timed: Timed) -> None:
         self._store = store
+        self._timed = timed
         # Gives an insert that may say what happens to rows that are there; one function for each kind of database.
         self.insert = store.insert
 
     async def rows(self, query: Select[Any], **values: str | int) -> list[tuple[Any, ...]]:
         """Return what a query finds, the columns in its order."""
-        with _translated():
+        with self._timed("read"), _translated():
             async with asyncio.timeout(self._store.patience):
                 return await self._store.rows(query, values)
 
@@ -131,7 +148,7 @@ class Database:
         With several rows, each of them or none is dealt with; how many changed PostgreSQL then does not tell.
         What comes at once may be committed together. Give it the same statement object each time: its text is kept.
         """
-        with _translated():
+        with self._timed("write"), _translated():
             async with asyncio.timeout(self._store.patience):
                 return await self._store.write(statement, rows)
 
@@ -142,7 +159,7 @@ class Database:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection to write with; each statement on it commits itself."""
-        with _translated():
+        with self._timed("write"), _translated():
             async with asyncio.timeout(self._store.patience), self._store.engine.connect() as connection:
                 yield connection
 
@@ -161,7 +178,9 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(settings: DatabaseSettings, *, upgrade: bool = True) -> AsyncIterator[Database]:
+async def open_database(
+    settings: DatabaseSettings, *, upgrade: bool = True, timed: Timed = _untimed
+) -> AsyncIterator[Database]:
     """Open the database; raises `Unusable`, with what to do, where that can't be.
 
     `upgrade` makes it and brings its schema up to date; without, it must be there and up to date.
@@ -170,7 +189,7 @@ async def open_database(settings: DatabaseSettings, *, upgrade: bool = True) -> 
     with _naming(kind):
         await (kind.upgrade() if upgrade else kind.check())
     async with kind.open() as store:
-        yield Database(store)
+        yield Database(store, timed)
 
 
 async def upgrade_database(settings: DatabaseSettings) -> Upgrade:

@@ -81,4 +81,5 @@ logins = Table(
     Column("address", String, nullable=False),
     Column("user_agent", String, nullable=False),
     Column("reason", String, nullable=False),
+    Column("request_id", String, nullable=False),
 )

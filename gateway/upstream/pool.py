@@ -108,6 +108,7 @@ class Pool:
         self._tls = ssl.create_default_context() if self.address.tls else None
         # Since when each is idle, by the loop's clock, in that order.
         self._idle: dict[Connection, float] = {}
+        self._open: set[Connection] = set()
         self._closed = False
 
     def take(self) -> Connection | None:
@@ -143,7 +144,14 @@ class Pool:
         except asyncio.CancelledError:
             connection.abort()  # it may have come about at the same moment
             raise
+        if connection.transport is not None:  # it may be lost already
+            self._open.add(connection)
         return connection
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many connections are open and busy, and how many are idle."""
+        return len(self._open) - len(self._idle), len(self._idle)
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange came to its `finish`, and end any other."""
@@ -208,6 +216,7 @@ class Pool:
 
     def _lost(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
+        self._open.discard(connection)
 
 
 def request_head(method: str, target: bytes, fields: Sequence[headers.Field]) -> bytes:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.core.headers import Field, head_octets
 from gateway.errors import Refusal, Refused
-from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, client_of
+from gateway.http1 import Written, client_of
 from gateway.upstream.pool import Reply
 
 SERVER: Final = "matrix-login-gateway"
@@ -48,7 +48,7 @@ def send_reply(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
     """Answer with an answer of the homeserver as its own, with all its end-to-end fields."""
     keep_alive = keeps_alive(request)
     client_of(request).write(reply_octets(reply, connection_fields(request, keep_alive=keep_alive)))
-    return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
+    return Written(status=reply.status, sent=len(reply.body), keep_alive=keep_alive).as_response()
 
 
 def reply_octets(reply: Reply, further: Sequence[Field]) -> bytes:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gateway.attempts import Attempt, Client
 from gateway.core.flows import add_flows
-from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver
+from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver, with_request_id
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
 from gateway.http1 import client_of
@@ -20,6 +20,7 @@ from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.upstream.pool import Reply
 from gateway.web.answers import refusal, send_reply
 from gateway.web.relay import Relay, Relayed
+from gateway.web.request_ids import RequestIds
 
 # What tells the homeserver who is at the other end of a login.
 _CLIENT_FIELDS: Final = frozenset(
@@ -44,6 +45,8 @@ class Login:
     trusted_proxies: Sequence[Network]
     max_login_body: int
     body_timeout: float
+    request_ids: RequestIds
+    forward_request_id: bool
 
     async def flows(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
         """Relay `GET /login` and append our flows to the answer."""
@@ -119,7 +122,8 @@ class Login:
             outcome, reason = "refused", str(error)
         else:
             outcome, reason = ("failed", repr(error)) if error else ("session opened", "")
-        self.log.info("client_left", outcome=outcome, reason=reason, address=client.address)
+        address, request_id = client.address, client.request_id
+        self.log.info("client_left", outcome=outcome, reason=reason, address=address, request_id=request_id)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Read the body, and no more of it than shows that it is too large."""
@@ -140,9 +144,12 @@ class Login:
     def _client(self, request: web.BaseRequest, hop: Hop) -> Client:
         fields: list[Field] = to_homeserver(request.raw_headers, hop)
         address = client_address(request.raw_headers, hop, self.trusted_proxies)
+        fields = [field for field in fields if field[0].lower() in _CLIENT_FIELDS]
+        request_id = self.request_ids.of(request, hop)
         return Client(
             address=address,
             # A trusted proxy that does not say for whom it asks stands for all its clients.
             limited_as="" if hop.trusted and address == hop.peer else address,
-            fields=tuple(field for field in fields if field[0].lower() in _CLIENT_FIELDS),
+            fields=tuple(with_request_id(fields, request_id) if self.forward_request_id else fields),
+            request_id=request_id,
         )

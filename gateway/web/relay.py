@@ -13,12 +13,13 @@ from typing import Final
 from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawResponseMessage
 
-from gateway.core.headers import Field, Hop, end_to_end, head_octets, to_homeserver
+from gateway.core.headers import Field, Hop, end_to_end, head_octets, to_homeserver, with_request_id
 from gateway.errors import Refusal, Refused
-from gateway.http1 import WRITTEN_CLOSE, WRITTEN_KEEP, client_of
+from gateway.http1 import Written, client_of
 from gateway.upstream.pool import Pool, request_head
 from gateway.upstream.wire import Broken, Connection
 from gateway.web.answers import connection_fields, keeps_alive
+from gateway.web.request_ids import RequestIds
 
 Rewrite = Callable[[bytes], bytes | None]
 
@@ -68,11 +69,15 @@ class Relayed:
 
 
 class Relay:
-    """Relays requests to the homeserver over `pool`; `via` is the pseudonym for `Via`, or ""."""
+    """Relays requests to the homeserver over `pool`; `via` is the pseudonym for `Via`, or "".
 
-    def __init__(self, pool: Pool, via: str = "") -> None:
+    `request_ids` are told to the homeserver, unless they are None.
+    """
+
+    def __init__(self, pool: Pool, via: str = "", request_ids: RequestIds | None = None) -> None:
         self._pool = pool
         self._via = via
+        self._request_ids = request_ids
 
     async def __call__(self, relayed: Relayed) -> web.StreamResponse:
         """Relay one request; raises `Refused`, after cutting the client off where it has a part of an answer."""
@@ -93,6 +98,8 @@ class Relay:
     def _head(self, relayed: Relayed) -> bytes:
         request = relayed.request
         fields = to_homeserver(request.raw_headers, relayed.hop, self._via)
+        if self._request_ids is not None:
+            fields = with_request_id(fields, self._request_ids.of(request, relayed.hop))
         if relayed.without:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
         if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
@@ -159,10 +166,11 @@ async def _send_body(relayed: Relayed, connection: Connection) -> None:
         raise
 
 
-class _Answer:
+class _Answer(Written):
     """The homeserver's answer on its way; raises `Broken`, also for one that can't be told from another."""
 
     __slots__ = ("_bodyless", "_fields", "_has_length", "_message", "_relayed", "_stream")
+    relayed = True
 
     def __init__(self, relayed: Relayed, message: RawResponseMessage, stream: StreamReader) -> None:
         self._relayed = relayed
@@ -215,7 +223,8 @@ class _Answer:
         if client.writing_paused:
             await client.drained()
         client.unfinished = False
-        return WRITTEN_KEEP if keep_alive else WRITTEN_CLOSE
+        self.status, self.sent, self.keep_alive = self._message.code, stream.total_bytes, keep_alive
+        return self.as_response()
 
     def _head(self, *, chunked: bool, keep_alive: bool) -> bytes:
         fields = self._fields

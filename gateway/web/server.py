@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from time import perf_counter
 from typing import Annotated, Final
 
 from aiohttp import web
@@ -23,11 +24,14 @@ from gateway.core.routing import REFUSED_METHODS, Route, route
 from gateway.errors import Refusal, Refused
 from gateway.http1 import ClientProtocol, answer_as_http_1_1, client_of
 from gateway.logs import Logger
+from gateway.metrics import Traffic
 from gateway.settings import Table
 from gateway.web.answers import refusal, unreadable
 from gateway.web.listeners import Places, parse_listen, sites
 from gateway.web.login import Login
+from gateway.web.observed import AccessLines, count
 from gateway.web.relay import Relay, Relayed
+from gateway.web.request_ids import RequestIds
 
 _VERSIONS: Final = frozenset(((1, 0), (1, 1)))
 # After these, what comes on the connection can't be told from the rest of the request.
@@ -67,6 +71,7 @@ class ServerSettings(Table):
     max_login_body: int = Field(65536, ge=1024, le=2**24)
     reuse_port: bool = False
     via: str = ""
+    forward_request_id: bool = False
 
     @field_validator("listen")
     @classmethod
@@ -99,33 +104,43 @@ class ServerSettings(Table):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Handles every request of the public listeners."""
+    """Handles every request of the public listeners; tells `traffic` and `access` of it, where there are any."""
 
     settings: ServerSettings
     login: Login
     relay: Relay
     log: Logger
+    request_ids: RequestIds
+    traffic: Traffic | None = None
+    access: AccessLines | None = None
     # What is known of each peer; reading addresses takes longer than anything else here.
     _hops: dict[str, Hop] = field(default_factory=dict, init=False, repr=False)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
-        client = client_of(request)
+        began = perf_counter()
+        client, response = client_of(request), None
         try:
             response = await self._routed(request)
         except Refused as refused:
-            response = self._refuse(refused)
+            response = self._refuse(request, refused)
         except asyncio.CancelledError:
             if not client.hurried or client.unfinished:
                 raise
             response = refusal(Refused(Refusal.STOPPING, retry_after=_RESTART))
+        finally:
+            if self.traffic is not None:
+                count(self.traffic, request, response)
+            if self.access is not None:
+                self.access.write(request, self._hop(request.remote or ""), response, perf_counter() - began)
         if client.ends and isinstance(response, web.Response):
             response.force_close()
         return response
 
-    def _refuse(self, refused: Refused) -> web.Response:
+    def _refuse(self, request: web.BaseRequest, refused: Refused) -> web.Response:
         say = self.log.warning if refused.status >= 500 else self.log.info
-        say("request_refused", refusal=refused.refusal.name.lower(), reason=refused.reason)
+        request_id = self.request_ids.of(request, self._hop(request.remote or ""))
+        say("request_refused", refusal=refused.kind, reason=refused.reason, request_id=request_id)
         response = refusal(refused)
         if refused.refusal in _CLOSING:
             response.force_close()
@@ -206,7 +221,7 @@ class Server(web.Server):
             self,
             loop=asyncio.get_running_loop(),
             head_timeout=settings.head_timeout,
-            answer=unreadable,
+            answer=self._answer_unreadable,
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=settings.keepalive_timeout,
@@ -218,6 +233,11 @@ class Server(web.Server):
 
     def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         return self._gateway(request)
+
+    def _answer_unreadable(self, status: int) -> web.Response:
+        if (traffic := self._gateway.traffic) is not None:
+            traffic.answers["other", status, False] += 1
+        return unreadable(status)
 
     def __call__(self) -> web.RequestHandler:
         """Return our side of a new connection."""

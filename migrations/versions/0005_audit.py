@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("address", sa.String, nullable=False),
         sa.Column("user_agent", sa.String, nullable=False),
         sa.Column("reason", sa.String, nullable=False),
+        sa.Column("request_id", sa.String, nullable=False),
         sa.PrimaryKeyConstraint("id", name="logins_pkey"),
     )
     op.create_index("logins_at_ms_idx", "logins", ["at_ms"])

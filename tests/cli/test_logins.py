@@ -101,6 +101,7 @@ def test_json_holds_all_that_is_known(configuration: Configuration) -> None:
         "address": "192.0.2.1",
         "user_agent": "Element/1",
         "reason": "",
+        "request_id": "",
     }
 
 

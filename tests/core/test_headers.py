@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.headers import Field, Hop, client_address, end_to_end, is_host, is_trusted, to_homeserver
+from gateway.core.headers import (
+    Field,
+    Hop,
+    client_address,
+    end_to_end,
+    is_host,
+    is_trusted,
+    to_homeserver,
+    with_request_id,
+)
 
 TRUSTED = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("::1/128")]
 STRANGER = Hop("192.0.2.1", trusted=False)
@@ -135,3 +144,13 @@ def test_filtering_twice_is_filtering_once(fields: list[Field]) -> None:
 
     assert end_to_end(once) == once
     assert to_homeserver(once, STRANGER) == to_homeserver(to_homeserver(once, STRANGER), STRANGER)
+
+
+def test_an_id_is_the_only_one_of_the_request() -> None:
+    fields = [(b"X-Request-ID", b"a"), (b"Accept", b"*/*"), (b"x_request_id", b"b"), (b"X-Requested-With", b"c")]
+
+    assert with_request_id(fields, "edge-1") == [
+        (b"Accept", b"*/*"),
+        (b"X-Requested-With", b"c"),
+        (b"X-Request-Id", b"edge-1"),
+    ]

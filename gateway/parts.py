@@ -1,0 +1,148 @@
+"""What a configuration becomes: every part, wired to the others. A reload builds them anew and exchanges them all."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from gateway.access_log import AccessLog
+from gateway.attempts import Attempts
+from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer
+from gateway.fetched_keys import FetchedKeys, KeyStatus
+from gateway.issuer_keys import FixedKeys, KeySource
+from gateway.issuers import Issuer, Issuers, issuer_name
+from gateway.limits import Limits
+from gateway.logs import Logger
+from gateway.metrics import Metrics, Traffic
+from gateway.profile import Profile
+from gateway.sign_in import SignIn
+from gateway.storage.accounts import Accounts
+from gateway.storage.avatars import Avatars
+from gateway.storage.database import Database
+from gateway.storage.key_sets import KeySets
+from gateway.storage.last_seen import LastSeen
+from gateway.storage.used_tokens import UsedTokens
+from gateway.tasks import Background
+from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.images import Images
+from gateway.upstream.pool import Pool
+from gateway.upstream.sessions.appservice import AppserviceSessions
+from gateway.web.login import Login
+from gateway.web.observed import AccessLines
+from gateway.web.relay import Relay
+from gateway.web.request_ids import RequestIds
+from gateway.web.server import Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What stays as it is over every reload; `now` gives seconds since the epoch."""
+
+    log: Logger
+    now: Callable[[], float]
+    database: Database
+    background: Background
+    last_seen: LastSeen
+    attempts: Attempts
+    metrics: Metrics
+    traffic: Traffic | None
+    access: AccessLog | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a reload exchanges, all of it at once."""
+
+    configuration: Configuration
+    pool: Pool
+    homeserver: Homeserver
+    limits: Limits
+    images: Images
+    fetched: Mapping[KeySource, FetchedKeys]
+    gateway: Gateway
+
+    @property
+    def key_sets(self) -> Iterator[tuple[str, KeyStatus]]:
+        """How it stands with the key sets that are fetched, by the name of the issuer."""
+        for issuer in self.configuration.issuers:
+            if issuer.key_source is not None:
+                yield issuer_name(issuer.settings), self.fetched[issuer.key_source].status
+
+
+def build(configuration: Configuration, lasting: Lasting, before: Parts | None) -> Parts:
+    """Build the parts for a configuration; those of `before` that it doesn't change stay, with what they know."""
+    settings, log = configuration.settings, lasting.log
+    old = before and before.configuration.settings
+    pool = before.pool if before and old and old.homeserver == settings.homeserver else Pool(settings.homeserver)
+    limits = before.limits if before and old and old.limits == settings.limits else Limits(settings.limits)
+    images = before.images if before and old and old.profile == settings.profile else Images(settings.profile)
+    homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
+    avatars = Avatars(lasting.database)
+    fetched = _fetched(configuration, lasting, before.fetched if before else {})
+    sign_in = SignIn(
+        issuers=Issuers(
+            [_issuer(issuer, fetched, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
+        ),
+        limits=limits,
+        accounts=Accounts(lasting.database),
+        last_seen=lasting.last_seen,
+        used_tokens=UsedTokens(lasting.database, lasting.background),
+        homeserver=homeserver,
+        sessions=AppserviceSessions(homeserver),
+        profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),
+        attempts=lasting.attempts,
+        background=lasting.background,
+        now=lasting.now,
+        log=log,
+        metrics=lasting.metrics,
+    )
+    gateway = _gateway(configuration, sign_in, pool, lasting)
+    return Parts(configuration, pool, homeserver, limits, images, fetched, gateway)
+
+
+def _fetched(
+    configuration: Configuration, lasting: Lasting, known: Mapping[KeySource, FetchedKeys]
+) -> dict[KeySource, FetchedKeys]:
+    """Return the keys of each source that is fetched; those that are known stay, and issuers may share a source."""
+    stored = KeySets(lasting.database)
+    return {
+        source: known.get(source) or FetchedKeys(source, stored, lasting.background, lasting.now, lasting.log)
+        for issuer in configuration.issuers
+        if (source := issuer.key_source) is not None
+    }
+
+
+async def exchange(before: Mapping[KeySource, FetchedKeys], after: Mapping[KeySource, FetchedKeys]) -> None:
+    """Start what is new and stop what is gone; no issuer is waited for."""
+    for source in after.keys() - before.keys():
+        await after[source].start()
+    for source in before.keys() - after.keys():
+        before[source].stop()
+
+
+def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKeys], log: Logger) -> Issuer:
+    if not configured.settings.validate_signature:
+        log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
+    source = configured.key_source
+    keys = FixedKeys(configured.key_set) if source is None else fetched[source]
+    return Issuer(keys, configured.settings, configured.mapping, configured.account_rules)
+
+
+def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, lasting: Lasting) -> Gateway:
+    settings, log, request_ids = configuration.settings, lasting.log, RequestIds()
+    forward = settings.server.forward_request_id
+    relay = Relay(pool, settings.server.via, request_ids if forward else None)
+    jwt = settings.jwt
+    login = Login(
+        sign_in=sign_in,
+        relay=relay,
+        background=sign_in.background,
+        log=log,
+        login_types=jwt.login_types if jwt.enable else [],
+        max_password_bytes=sign_in.issuers.max_token_bytes if jwt.enable and jwt.accept_in_password else 0,
+        trusted_proxies=settings.server.trusted_proxies,
+        max_login_body=settings.server.max_login_body,
+        body_timeout=settings.server.head_timeout,
+        request_ids=request_ids,
+        forward_request_id=forward,
+    )
+    access = AccessLines(lasting.access, request_ids, settings.server.trusted_proxies) if lasting.access else None
+    return Gateway(settings.server, login, relay, log, request_ids, lasting.traffic, access)

@@ -1,0 +1,74 @@
+"""What is kept of a request when it has ended: its numbers, and its line in the access log.
+
+The rule of this file: counting costs the data plane 3 % at most (`python -m tests.benchmarks.relay --only metrics`).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from aiohttp import web
+
+from gateway.access_log import Access, AccessLog
+from gateway.core.headers import Hop, Network, client_address
+from gateway.core.routing import route
+from gateway.http1 import Written
+from gateway.metrics import METHODS, Traffic
+from gateway.web.request_ids import RequestIds
+
+_MOST: Final = 10_000
+
+
+def count(traffic: Traffic, request: web.BaseRequest, response: object) -> None:
+    """Count a request; without a response its client has left."""
+    method = request.method
+    status, sent, relayed = outcome(response)
+    traffic.answers[method if method in METHODS else "other", status, relayed] += 1
+    traffic.received += request.content.total_bytes
+    traffic.sent += sent
+
+
+def outcome(response: object) -> tuple[int, int, bool]:
+    """Return the status of an answer, the bytes of its body, and whether it is the homeserver's."""
+    if isinstance(response, Written):
+        return response.status, response.sent, response.relayed
+    if isinstance(response, web.Response):
+        body = response.body
+        return response.status, len(body) if isinstance(body, bytes) else 0, False
+    return 0, 0, False
+
+
+class AccessLines:
+    """Writes the line of each request to the access log."""
+
+    def __init__(self, log: AccessLog, ids: RequestIds, trusted_proxies: Sequence[Network]) -> None:
+        self._log = log
+        self._ids = ids
+        self._trusted_proxies = trusted_proxies
+        # By what is said of it; reading an address takes longer than writing the line.
+        self._addresses: dict[tuple[Hop, tuple[str, ...]], str] = {}
+
+    def write(self, request: web.BaseRequest, hop: Hop, response: object, seconds: float) -> None:
+        """Tell of a request that came over `hop` and took so many seconds; without a response its client has left."""
+        target = request.raw_path
+        status, sent, _ = outcome(response)
+        access = Access(
+            route(request.method, target).value,
+            request.method,
+            target,
+            status,
+            request.content.total_bytes,
+            sent,
+            hop.peer,
+            self._address(request, hop),
+        )
+        self._log.write(access, self._ids.of(request, hop), seconds)
+
+    def _address(self, request: web.BaseRequest, hop: Hop) -> str:
+        said = (hop, tuple(request.headers.getall("X-Forwarded-For", ())))
+        address = self._addresses.get(said)
+        if address is None:
+            if len(self._addresses) >= _MOST:
+                self._addresses.clear()
+            address = client_address(request.raw_headers, hop, self._trusted_proxies)
+            self._addresses[said] = address
+        return address
