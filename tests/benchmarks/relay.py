@@ -25,7 +25,7 @@ from tests.benchmarks import proxies
 from tests.benchmarks.loads import LoadFailed
 from tests.benchmarks.plan import Plan, Report
 from tests.benchmarks.processes import NotStarted, own_cores
-from tests.benchmarks.sections import latency, processor, through_synapse, transfer, waiting, workers
+from tests.benchmarks.sections import latency, metrics, processor, through_synapse, transfer, waiting, workers
 
 SECTIONS: Mapping[str, Callable[[Plan], Report]] = {
     "processor": processor.measure,
@@ -34,6 +34,7 @@ SECTIONS: Mapping[str, Callable[[Plan], Report]] = {
     "waiting": waiting.measure,
     "synapse": through_synapse.measure,
     "workers": workers.measure,
+    "metrics": metrics.measure,
 }
 
 
