@@ -3,6 +3,7 @@
 import asyncio
 import io
 import itertools
+import json
 import os
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from gateway.config import load
 from gateway.errors import Unusable
 from gateway.logs import LogSettings, get_logger
 from tests.fake_homeserver import FakeHomeserver, Fault
+from tests.fake_issuer import new_key, public, sign
 from tests.raw_http import connected
 from tests.running_gateway import LOGIN, SECRET, Tables, mint, running_gateway, write_configuration
 
@@ -148,6 +150,19 @@ async def test_a_reload_that_fails_changes_nothing_and_says_why(
     assert "reload_failed" in gateway.log
     assert "gateway.toml" in gateway.log
     assert "stays in use" in gateway.log
+
+
+async def test_a_reload_in_the_moment_in_which_a_key_file_is_empty_keeps_the_keys(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    key = new_key("a")
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps({"keys": [public(key)]}), encoding="utf-8")
+    jwt = {"secret": [], "format": "JWKS", "algorithm": "ES256", "jwks_file": keys.name}
+    async with running_gateway(tmp_path, homeserver.url, jwt=jwt) as gateway:
+        keys.write_text("", encoding="utf-8")
+        assert "jwks_file: it can't be read" in await gateway.running.reload()
+        assert (await gateway.log_in(sign(key, {"sub": "alice"}))).status == 200
 
 
 async def test_a_request_that_began_before_a_reload_ends_as_it_began(

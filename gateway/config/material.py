@@ -32,12 +32,11 @@ def read_secrets(entry: Entry, files: Files, report: Report) -> list[str]:
     """Return the key material of an issuer, from the configuration or from its files."""
     keys, settings = entry.place("secret_file"), entry.settings
     if settings.format == "JWKS":
-        text = settings.jwks_file and files.read_key_set(
-            entry.place("jwks_file"),
-            settings.jwks_file,
-            secret=any(name in hmac_secrets.ALGORITHMS for name in settings.algorithm),
-        )
-        return [text] if text else []
+        if settings.jwks_file is None:
+            return []
+        is_secret = any(name in hmac_secrets.ALGORITHMS for name in settings.algorithm)
+        text = files.read_key_set(entry.place("jwks_file"), settings.jwks_file, secret=is_secret)
+        return [] if text is None else [text]
     if settings.secret and settings.secret_file:
         report.problem(keys, "is set together with `secret`; keep one of the two")
     if settings.secret:

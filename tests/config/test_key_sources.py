@@ -89,6 +89,8 @@ def test_a_local_set_of_secrets_verifies_and_is_to_be_kept_secret(tmp_path: Path
         (HEAD + f'jwks_url = "{URL}"\njwks_max_stale = 5\n', "jwks_max_stale: must be greater than or equal to 300"),
         (HEAD + 'jwks_file = "missing.json"\n', "jwks_file: missing.json can't be read: No such file"),
         (HEAD + 'jwks_file = "/dev/zero"\n', "is larger than 1048576 bytes"),
+        (HEAD + 'jwks_file = "/dev/null"\n', "jwks_file: it can't be read: not JSON"),
+        (HEAD + 'jwks_file = ""\n', "can't be read: Is a directory"),
         (HEAD + "jwks_url = 3\n", '[jwt] jwks_url: must be text in quotes, as in "..."'),
     ],
 )
