@@ -34,7 +34,7 @@ accounts = Table(
     UniqueConstraint("subject", "issuer"),
 )
 
-# Tokens that were used, where `single_use` is on; gone when the token itself could not be used any more.
+# Tokens that were used, where `single_use` is on; gone some time after the token itself has expired.
 used_tokens = Table(
     "used_tokens",
     metadata,

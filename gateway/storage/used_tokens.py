@@ -18,6 +18,9 @@ from gateway.tasks import Background
 GRACE_SECONDS: Final = 30
 GRACE_REPEATS: Final = 10
 
+# Rows stay for so many seconds after their token has expired: a login that waited for keys, another gateway whose
+# clock is behind, and a `leeway` that a reload made longer may still take the token.
+SPARE_SECONDS: Final = 3600
 # Expired rows are looked for every so many seconds, and go in steps of so many rows with a pause, in seconds: a login
 # that waits for the write lock waits for one step at most, some milliseconds. A sweep ends after so many steps, for a
 # stop of the gateway waits for it; the next login goes on with it.
@@ -36,7 +39,7 @@ _GIVE_BACK = delete(used_tokens).where(
 _SWEEP = delete(used_tokens).where(
     tuple_(*_KEY).in_(
         select(*_KEY)
-        .where(used_tokens.c.expires_at < bindparam("now"))
+        .where(used_tokens.c.expires_at < bindparam("before"))
         .limit(_SWEEP_ROWS)
         # Gateways that sweep at once take different rows; SQLite has one writer, and no such locks.
         .with_for_update(skip_locked=True)
@@ -72,7 +75,7 @@ class UsedTokens:
     ) -> bool:
         """Note the use of a token; False when it was used before, also by another process at the same moment.
 
-        `expires_at` is when the token itself can't be used any more; rows past theirs are swept. Seconds.
+        `expires_at` is when the token itself can't be used any more; rows well past theirs are swept. Seconds.
 
         With a `device_id`, the token may come again with the same one within `GRACE_SECONDS` of its first use, which
         repetitions do not prolong, and `GRACE_REPEATS` times: for a client that lost the answer. All of them are one
@@ -106,7 +109,7 @@ class UsedTokens:
 
     async def _sweep(self, now: float) -> None:
         for _ in range(_SWEEP_STEPS):
-            if await self._database.write(_SWEEP, {"now": int(now)}) < _SWEEP_ROWS:
+            if await self._database.write(_SWEEP, {"before": int(now) - SPARE_SECONDS}) < _SWEEP_ROWS:
                 return
             await asyncio.sleep(_SWEEP_PAUSE)
         self._swept_at = None

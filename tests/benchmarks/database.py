@@ -32,7 +32,7 @@ from gateway.logs import LogSettings, get_logger
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import Database, DatabaseSettings, open_database, upgrade_database
 from gateway.storage.last_seen import LastSeen
-from gateway.storage.used_tokens import UsedTokens
+from gateway.storage.used_tokens import SPARE_SECONDS, UsedTokens
 from gateway.tasks import Background
 from tests.benchmarks.plan import table
 
@@ -100,8 +100,9 @@ def fill(path: Path, rows: int) -> None:
             yield f"user{number}", ISSUER, f"subject-{number}", "active", NOW, NOW
 
     def tokens() -> Iterator[tuple[object, ...]]:
+        first = NOW + 1 - SPARE_SECONDS  # the next that is forgotten
         for number in range(rows):
-            yield ISSUER, secrets.token_urlsafe(16), NOW + 1 + number * LIFETIME // rows
+            yield ISSUER, secrets.token_urlsafe(16), first + number * LIFETIME // rows
 
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(

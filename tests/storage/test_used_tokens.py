@@ -11,7 +11,7 @@ from gateway.logs import LogSettings, get_logger
 from gateway.storage import used_tokens as module
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.storage.schema import used_tokens
-from gateway.storage.used_tokens import GRACE_REPEATS, GRACE_SECONDS, UsedTokens
+from gateway.storage.used_tokens import GRACE_REPEATS, GRACE_SECONDS, SPARE_SECONDS, UsedTokens
 from gateway.tasks import Background
 
 
@@ -61,10 +61,29 @@ async def test_a_token_is_forgotten_only_when_it_has_expired(
     database: Database, background: Background, now: float, *, forgotten: bool
 ) -> None:
     assert await UsedTokens(database, background).use("iss", "1", 100.5, now=50)
-    assert await UsedTokens(database, background).use("iss", "2", 300, now=now)
+    assert await UsedTokens(database, background).use("iss", "2", 300, now=now + SPARE_SECONDS)
     await background.close(5)
 
     assert await ids(database) == (["2"] if forgotten else ["1", "2"])
+
+
+async def test_a_clock_that_is_ahead_forgets_no_token_that_another_gateway_takes(
+    used: UsedTokens, other: UsedTokens, background: Background
+) -> None:
+    assert await used.use("iss", "1", 1060, now=900)
+    assert await used.use("iss", "2", 9999, now=1090)  # the clock here is 120 s ahead
+    await background.close(5)
+
+    assert not await other.use("iss", "1", 1060, now=970)
+
+
+async def test_a_login_that_waited_finds_the_use_of_its_token(used: UsedTokens, background: Background) -> None:
+    assert await used.use("iss", "1", 1000, now=900)
+    began = 999.9
+    assert await used.use("iss", "2", 9999, now=began + 5)
+    await background.close(5)
+
+    assert not await used.use("iss", "1", 1000, now=began)
 
 
 async def test_a_token_that_never_expires_is_never_forgotten(used: UsedTokens, background: Background) -> None:
@@ -157,7 +176,7 @@ async def test_a_login_does_not_pay_for_the_many_that_expired_and_they_go_beside
 ) -> None:
     await keep(database, *(f"old {number}" for number in range(1000)), expires_at=10)
 
-    assert await used.use("iss", "new", 100, 50)
+    assert await used.use("iss", "new", 9999, 50 + SPARE_SECONDS)
 
     assert len(await ids(database)) == 1001
     await background.close(5)
@@ -171,7 +190,7 @@ async def test_what_one_sweep_leaves_the_next_one_takes(
     await keep(database, *(f"old {number}" for number in range(300)), expires_at=10)
     left = []
     for number in range(3):
-        assert await used.use("iss", f"new {number}", 100, 50)
+        assert await used.use("iss", f"new {number}", 9999, 50 + SPARE_SECONDS)
         await background.close(5)
         left.append(sum(name.startswith("old") for name in await ids(database)))
 
