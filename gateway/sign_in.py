@@ -140,7 +140,7 @@ class SignIn:
             check_open(await self.accounts.get(account.localpart))
         except (Refused, HomeserverAnswered) as error:
             attempt.user_id = identity.user_id if account is None else self._user_id(account)
-            if isinstance(error, NotConnected):
+            if _opened_nothing(error):
                 await self._give_back(who)
             raise
         self.last_seen.note(account.localpart, now)
@@ -157,8 +157,8 @@ class SignIn:
             self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
             return await self._provide(who, account)
         except (Refused, HomeserverAnswered) as error:
-            # NotConnected: the caller's, and not twice, or it could be another login's use that goes.
-            if not isinstance(error, NotConnected) and (error.status == 429 or error.status >= 500):
+            # Not twice, or it could be another login's use that goes.
+            if not _opened_nothing(error) and (error.status == 429 or error.status >= 500):
                 await self._give_back(who)
             raise
 
@@ -263,3 +263,8 @@ class SignIn:
 
     def _user_id(self, account: Account) -> str:
         return f"@{account.localpart}:{self.homeserver.server_name}"
+
+
+def _opened_nothing(error: Refused | HomeserverAnswered) -> bool:
+    """Say whether no session can have been opened, whichever call failed, and the same token may do later."""
+    return isinstance(error, NotConnected) or (isinstance(error, HomeserverAnswered) and error.status == 429)

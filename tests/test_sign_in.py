@@ -407,6 +407,16 @@ async def test_a_user_who_has_to_wait_keeps_the_token(tmp_path: Path, homeserver
         assert (await gateway.log_in(token)).status == 200
 
 
+@pytest.mark.parametrize("at", ["login", "register"])
+async def test_a_user_whom_the_homeserver_lets_wait_keeps_the_token(
+    at: str, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults[at] = Fault((429, "M_LIMIT_EXCEEDED"))
+    token = mint(jti="1")
+    async with running_gateway(tmp_path, homeserver.url, jwt={"single_use": True}) as gateway:
+        assert [(await gateway.log_in(token)).status for _ in range(3)] == [429, 200, 403]
+
+
 async def test_a_session_that_may_have_been_opened_uses_the_token_up(
     tmp_path: Path, homeserver: FakeHomeserver
 ) -> None:
