@@ -9,13 +9,11 @@ import functools
 import re
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import Field, field_validator
 from yarl import URL
 
@@ -23,6 +21,7 @@ from gateway.core.avatars import image_type, is_public
 from gateway.core.identity import check_server_name
 from gateway.settings import Table
 from gateway.upstream.fetching import MAX_REDIRECTS, REDIRECTS, NotFetched, TooLarge, read_body, session
+from gateway.upstream.names import Resolver
 
 # How many are fetched at once; each may hold `avatar_max_bytes` in memory, and a thread while its name is resolved.
 AT_ONCE: Final = 4
@@ -64,7 +63,7 @@ class Images:
         self._origins = frozenset(map(_origin, settings.avatar_hosts))
         self._max_bytes = settings.avatar_max_bytes
         self._timeout = timeout
-        self._resolver = _Resolver()
+        self._resolver = Resolver(AT_ONCE)
 
     async def fetch(self, address: str) -> Image:
         """Return the image at an address; raises `NotFetched`."""
@@ -153,30 +152,3 @@ def _public_socket(info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.s
     if not is_public(address[0]):
         raise OSError(f"{address[0]} is no public address")
     return socket.socket(family, kind, protocol)
-
-
-class _Resolver(AbstractResolver):
-    """The system's resolver on threads of its own: slow names of users must not use up those of the event loop."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(AT_ONCE, "image_names")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=family,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for family, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Keep the threads; they end with the last user of this."""

@@ -18,6 +18,7 @@ from yarl import URL
 
 from gateway.core.strict_json import parse_object
 from gateway.upstream.fetching import MAX_REDIRECTS, REDIRECTS, NotFetched, read_body, session
+from gateway.upstream.names import Resolver
 
 # Bounds of how long a set is kept, in seconds, whatever its issuer says.
 MIN_AGE: Final = 300
@@ -69,6 +70,7 @@ class KeySetClient:
         self._issuers = issuers
         self._timeout = timeout
         self._tls = ssl.create_default_context()
+        self._resolver = Resolver(1)
 
     async def fetch(self) -> FetchedSet:
         """Return the set as it is now; raises `NotFetched`."""
@@ -86,7 +88,7 @@ class KeySetClient:
         return FetchedSet(octets, lifetime(cache_control))
 
     def _connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(ssl=self._tls, force_close=True)
+        return aiohttp.TCPConnector(ssl=self._tls, resolver=self._resolver, force_close=True)
 
 
 async def _get(asking: aiohttp.ClientSession, url: URL) -> tuple[bytes, str]:
