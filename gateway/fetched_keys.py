@@ -161,7 +161,10 @@ class FetchedKeys:
 
     async def _keep_fresh(self) -> None:
         while True:
-            if self._fresh.over(self._now()):
+            now = self._now()
+            if self._fetched_at is not None:
+                self._fetched_at = min(self._fetched_at, now)  # or a clock that was ahead makes its time longer
+            if self._fresh.over(now):
                 self._begin_fetch()
             await asyncio.sleep(_LOOK)
 

@@ -422,6 +422,22 @@ async def test_a_clock_that_is_set_back_blocks_nothing(keys: Keys, issuer: FakeI
     assert await keys.accepts(issuer.mint())
 
 
+async def test_a_clock_that_was_ahead_keeps_no_key_beyond_its_time(
+    issuer: FakeIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+    async with started(issuer, tmp_path) as keys:
+        keys.now = START + 90 * DAY
+        assert await keys.accepts(issuer.mint())
+        await keys.settled()
+        await issuer.stop()
+        keys.now = START
+        assert await keys.accepts(issuer.mint())
+        await until(lambda: keys.fetched.status.fetched_at == START)
+        keys.now = START + MAX_STALE
+        assert (await keys.refusal(issuer.mint())).refusal is Refusal.KEYS_UNAVAILABLE
+
+
 async def test_keys_that_nobody_should_see_are_warned_of_once(issuer: FakeIssuer, tmp_path: Path) -> None:
     private = new_key("private")
     body = {"keys": [public(issuer.key), private.as_dict(private=True), {"kty": "x", "kid": "odd"}]}

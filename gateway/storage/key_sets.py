@@ -1,12 +1,15 @@
 """The last good JWK set of each source, so that a start while its issuer is down still knows the keys."""
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, or_, select
 
 from gateway.storage.database import Database
 from gateway.storage.schema import key_sets
 
+# A set from further ahead than this, in seconds, came while a clock was wrong, and would stay until that time comes.
+CLOCKS_APART: Final = 3600
 _FIND = select(key_sets.c.octets, key_sets.c.fetched_at).where(key_sets.c.source == bindparam("source"))
 
 
@@ -38,6 +41,9 @@ class KeySets:
                 statement.on_conflict_do_update(
                     index_elements=[key_sets.c.source],
                     set_=row,
-                    where=key_sets.c.fetched_at <= statement.excluded.fetched_at,
+                    where=or_(
+                        key_sets.c.fetched_at <= statement.excluded.fetched_at,
+                        key_sets.c.fetched_at > statement.excluded.fetched_at + CLOCKS_APART,
+                    ),
                 )
             )

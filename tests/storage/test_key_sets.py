@@ -4,7 +4,7 @@ import pytest
 
 from gateway.errors import Refusal, Refused
 from gateway.storage.database import Database
-from gateway.storage.key_sets import KeySets, StoredSet
+from gateway.storage.key_sets import CLOCKS_APART, KeySets, StoredSet
 
 SOURCE = "https://id.example/jwks"
 
@@ -32,6 +32,14 @@ async def test_the_latest_fetch_stays_whoever_writes_last(database: Database) ->
         await stored.keep(SOURCE, StoredSet(b"%d" % moment, moment))
 
     assert await stored.find(SOURCE) == StoredSet(b"7", 7)
+
+
+async def test_a_set_from_a_clock_that_was_far_ahead_does_not_stay(database: Database) -> None:
+    stored = KeySets(database)
+    await stored.keep(SOURCE, StoredSet(b"ahead", 100 + CLOCKS_APART + 1))
+    await stored.keep(SOURCE, StoredSet(b"now", 100))
+
+    assert await stored.find(SOURCE) == StoredSet(b"now", 100)
 
 
 async def test_a_database_that_cannot_is_told(database: Database) -> None:
