@@ -26,7 +26,7 @@ class LoginRequest:
     `names` are the users that the body names, and that have to be the token's; the JWT types name none.
     """
 
-    token: str
+    token: str = field(repr=False)
     device_id: str | None = None
     initial_device_display_name: str | None = None
     refresh_token: bool | None = None

@@ -24,6 +24,10 @@ def test_all_fields_are_read_and_others_ignored() -> None:
     ) == LoginRequest("t", "D", "Phone", refresh_token=True)
 
 
+def test_a_token_stands_in_no_text_about_its_login() -> None:
+    assert "a secret" not in repr(parse(token="a secret"))
+
+
 def test_absent_and_null_fields_are_none() -> None:
     assert parse(device_id=None, initial_device_display_name=None, refresh_token=None) == LoginRequest("t")
 
