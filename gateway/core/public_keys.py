@@ -20,6 +20,13 @@ _CURVE_ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521
 # RFC 7518 3.3 and 3.5; OpenSSL verifies with no larger one.
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 16384
+# RFC 7748 4.1 and 4.2. Points whose order divides the cofactor, by their y; all zeros is one of them. OpenSSL takes
+# them as keys, and then all zeros is also the signature of every fourth message.
+_P_25519: Final = 2**255 - 19
+_P_448: Final = 2**448 - 2**224 - 1
+_Y_OF_ORDER_8: Final = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER_25519: Final = frozenset((0, 1, _P_25519 - 1, _Y_OF_ORDER_8, _P_25519 - _Y_OF_ORDER_8))
+_SMALL_ORDER_448: Final = frozenset((0, 1, _P_448 - 1))
 
 ALGORITHMS: Final[dict[Kind, tuple[str, ...]]] = {
     "ECDSA": tuple(_CURVE_ALGORITHMS.values()),
@@ -72,7 +79,18 @@ def fitting(key: PublicKey) -> tuple[str, ...]:
         if key.curve.name not in _CURVE_ALGORITHMS:
             raise ValueError(f"the curve {key.curve.name} has no algorithm here; use P-256, P-384 or P-521")
         return (_CURVE_ALGORITHMS[key.curve.name],)
-    return ("EdDSA", "Ed25519" if isinstance(key, ed25519.Ed25519PublicKey) else "Ed448")
+    name = "Ed25519" if isinstance(key, ed25519.Ed25519PublicKey) else "Ed448"
+    if _is_of_small_order(key):
+        raise ValueError(f"an {name} key of small order, with which a signature by anybody verifies")
+    return ("EdDSA", name)
+
+
+def _is_of_small_order(key: ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) -> bool:
+    """Say whether a key is such a point; its octets are y, the smallest octet first, and the sign of x (RFC 8032)."""
+    raw = key.public_bytes_raw()
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return int.from_bytes(raw, "little") % 2**255 % _P_25519 in _SMALL_ORDER_25519
+    return int.from_bytes(raw[:56], "little") % _P_448 in _SMALL_ORDER_448
 
 
 def imported(key: PublicKey) -> RSAKey | ECKey | OKPKey:

@@ -1,5 +1,6 @@
 """A JWK set gives the keys that fit, and says of each other one why it was skipped; nothing repeats key material."""
 
+import base64
 import json
 from typing import Any
 
@@ -151,6 +152,40 @@ def test_a_small_rsa_key_is_skipped() -> None:
         "n": OctKey.import_key(small.n.to_bytes(128, "big")).as_dict(private=True)["k"]
     }
     assert skipped(n) == "an RSA key of 1024 bits is too small; use 2048 or more"
+
+
+SMALL_25519 = {
+    0: "order 4",
+    1: "order 1",
+    2**255 - 20: "order 2",
+    2**255 - 19: "order 4, not reduced",
+    2**255 - 18: "order 1, not reduced",
+    0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826: "order 8",
+    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7: "order 8, the other",
+}
+SMALL_448 = {
+    0: "order 4",
+    1: "order 1",
+    2**448 - 2**224 - 2: "order 2",
+    2**448 - 2**224 - 1: "order 4, not reduced",
+    2**448 - 2**224: "order 1, not reduced",
+}
+
+
+@pytest.mark.parametrize("sign_of_x", [0, 0x80])
+@pytest.mark.parametrize(
+    ("curve", "size", "y"),
+    [("Ed25519", 32, y) for y in SMALL_25519] + [("Ed448", 57, y) for y in SMALL_448],
+    ids=[*SMALL_25519.values(), *SMALL_448.values()],
+)
+def test_a_key_with_which_a_signature_by_anybody_verifies_is_skipped(
+    curve: str, size: int, y: int, sign_of_x: int
+) -> None:
+    octets = bytearray(y.to_bytes(size, "little"))
+    octets[-1] |= sign_of_x
+    member = {"kty": "OKP", "crv": curve, "x": base64.urlsafe_b64encode(octets).rstrip(b"=").decode()}
+
+    assert skipped(member) == f"an {curve} key of small order, with which a signature by anybody verifies"
 
 
 def test_use_key_ops_and_alg_that_fit_are_honoured() -> None:

@@ -25,6 +25,11 @@ def private_pem() -> str:
     return RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
+def small_order() -> str:
+    key = ed25519.Ed25519PublicKey.from_public_bytes(bytes(32))
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
 @pytest.mark.parametrize(
     ("key_format", "secret", "algorithms"),
     [
@@ -67,6 +72,7 @@ def test_good_material_makes_keys_for_its_algorithms(key_format: Format, secret:
         ("RSA", pem(rsa.generate_private_key(65537, 1024)), ["RS256"], "1024 bits is too small; use 2048 or more"),
         ("RSA", pem(P256), ["RS256"], "an ECDSA key where format says RSA"),
         ("RSA", pem(RSA) + pem(RSA), ["RS256"], "there are 2 PEM blocks"),
+        ("EDDSA", small_order(), ["EdDSA"], "an Ed25519 key of small order"),
         ("ECDSA", pem(RSA), ["ES256"], "an RSA key where format says ECDSA"),
         ("ECDSA", pem(P256), ["ES384"], "the key fits ES256, which algorithm does not list"),
         ("ECDSA", pem(P256), ["ES256", "ES384"], "no key fits ES384"),
