@@ -79,6 +79,9 @@ def _signatures_matter(entry: Entry, environment: Mapping[str, str], report: Rep
 
 def check_issuers(jwt: JwtSettings, found: Sequence[Entry], report: Report) -> None:
     """Check that each of several issuers has a name of its own."""
+    for entry in found:
+        if "" in entry.settings.issuer:  # accounts without an issuer would be its own, whoever's they are
+            report.problem((*entry.table, "issuer"), '"" is no issuer; write the `iss` of its tokens')
     if not jwt.issuers:
         return
     for key in ("issuer", "linked_issuers"):

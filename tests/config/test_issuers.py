@@ -74,6 +74,10 @@ def test_without_entries_jwt_itself_is_the_one_issuer(tmp_path: Path) -> None:
             FIRST + '[[jwt.issuers]]\nsecret = "fedcba9876543210fedcba9876543210"\n',
             ["9: [[jwt.issuers]] 2 issuer: is missing; the `iss` of a token selects its entry by it"],
         ),
+        (
+            FIRST + '[[jwt.issuers]]\nissuer = ""\nsecret = "fedcba9876543210fedcba9876543210"\n',
+            ['10: [[jwt.issuers]] 2 issuer: "" is no issuer; write the `iss` of its tokens'],
+        ),
         (FIRST + FIRST, ["10: [[jwt.issuers]] 2 issuer: 'https://a.example' is that of entry 1 too"]),
         (
             FIRST + SECOND + "leewy = 5\n",
