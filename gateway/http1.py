@@ -148,7 +148,10 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         "_leaving",
         "_length",
         "_watch",
+        "address",
+        "announced",
         "hurried",
+        "secure",
         "unfinished",
     )
 
@@ -177,6 +180,11 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         self.unfinished = False
         # Whether the running request is to be refused now, and whether it is the last one anyhow.
         self.hurried = self._leaving = False
+        # Whose the connection is, as a proxy says before it: "" where it can't say, None where nothing was said.
+        self.announced: str | None = None
+        # The address it comes from and whether by TLS, as the server that takes it finds out.
+        self.address = ""
+        self.secure = False
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, but never the end of a chunked request and the next one in one go.
@@ -218,8 +226,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         """
         idle = self._waiter is not None and not self._messages
         complete = self._messages or self._body.is_eof()
-        if idle or not complete or self.transport is None:
-            return False  # nothing was asked, or only half of it
+        if idle or not complete or self.transport is None or self.secure:
+            return False  # nothing was asked, or only half of it; and over TLS no loop keeps the other half open
         self._loop.call_later(_HALF_CLOSED, self._end_half_closed)
         return True
 
@@ -289,7 +297,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         if isinstance(exc, LineTooLong) or message == _TOO_MANY_FIELDS:
             status = 431
         answer_as_http_1_1(request)
-        self.logger.debug("unreadable request from %s: %s", request.remote, type(exc).__name__)
+        self.logger.debug("unreadable request from %s: %s", self.address, type(exc).__name__)
         response = self._answer(status)
         response.force_close()
         return response

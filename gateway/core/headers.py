@@ -5,14 +5,14 @@ Fields are raw (name, value) octets in their order and case. RFC 9110 7.6.1 says
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import product
 from typing import Final, TypeAlias
 
+from gateway.core.addresses import Network, is_trusted, parse_address
+
 Field: TypeAlias = tuple[bytes, bytes]
-Network: TypeAlias = IPv4Network | IPv6Network
 
 _HOP_BY_HOP: Final = frozenset(
     (
@@ -51,10 +51,11 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What the gateway saw of a connection: the peer's address, "" on a unix socket."""
+    """What the gateway saw of a connection: the peer's address, "" on a unix socket; `secure` by TLS of our own."""
 
     peer: str
     trusted: bool
+    secure: bool = False
 
 
 def end_to_end(fields: Sequence[Field]) -> list[Field]:
@@ -73,7 +74,7 @@ def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Fiel
     if not hop.trusted or _FORWARDED.isdisjoint(names):
         if hop.peer:
             kept.append((b"X-Forwarded-For", hop.peer.encode()))
-        kept.append((b"X-Forwarded-Proto", b"http"))  # it has no other listener
+        kept.append((b"X-Forwarded-Proto", b"https" if hop.secure else b"http"))
         if b"host" in names:
             kept.append((b"X-Forwarded-Host", fields[names.index(b"host")][1]))
     if via:
@@ -118,39 +119,26 @@ def head_octets(start_line: bytes, fields: Sequence[Field]) -> bytes:
     return b"\r\n".join(lines)
 
 
-def is_trusted(peer: str, trusted: Iterable[Network]) -> bool:
-    """Say whether the peer is a trusted proxy; whoever can reach our unix socket is one."""
-    if not peer:
-        return True
-    address = _address(peer)
-    return address is not None and any(address in network for network in trusted)
+def client_address(fields: Sequence[Field], hop: Hop, trusted: Sequence[Network]) -> str:
+    """Return the address of the client itself, "" where nobody who is believed tells it.
 
-
-def client_address(fields: Iterable[Field], hop: Hop, trusted: Sequence[Network]) -> str:
-    """Return the address of the client itself: the first one from the right that is no trusted proxy."""
+    It is the first one of `X-Forwarded-For` from the right that is no trusted proxy: each proxy adds the one it saw,
+    and what stands left of a stranger is the stranger's word. Where all are trusted, it is the leftmost.
+    """
     if not hop.trusted:
         return hop.peer
-    chain = [
-        entry.strip().decode("latin-1")
-        for name, value in fields
-        if name.lower() == b"x-forwarded-for"
-        for entry in value.split(b",")
-    ]
-    client = hop.peer
-    for entry in reversed(chain):
-        entry = _WITH_PORT.sub(r"\1\2", entry)  # noqa: PLW2901 - some proxies write the port too
-        if _address(entry) is None:
-            break
-        client = entry
-        if not is_trusted(entry, trusted):
-            break
+    client = ""
+    for name, value in reversed(fields):
+        if name.lower() != b"x-forwarded-for":
+            continue
+        for entry in reversed(value.split(b",")):
+            text = entry.strip().decode("latin-1")
+            if not text:
+                continue  # RFC 9110 5.6.1
+            address = parse_address(_WITH_PORT.sub(r"\1\2", text))  # some proxies write the port too
+            if address is None:
+                return ""  # "unknown", "unix:": a proxy does not say for whom it asks
+            client = str(address)
+            if not is_trusted(client, trusted):
+                return client
     return client
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    # A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d.
-    return getattr(address, "ipv4_mapped", None) or address

@@ -8,8 +8,9 @@ from typing import Final
 from aiohttp import web
 
 from gateway.attempts import Attempt, Client
+from gateway.core.addresses import Network
 from gateway.core.flows import add_flows
-from gateway.core.headers import Field, Hop, Network, client_address, to_homeserver, with_request_id
+from gateway.core.headers import Field, Hop, client_address, to_homeserver, with_request_id
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
 from gateway.http1 import client_of
@@ -147,9 +148,8 @@ class Login:
         fields = [field for field in fields if field[0].lower() in _CLIENT_FIELDS]
         request_id = self.request_ids.of(request, hop)
         return Client(
-            address=address,
-            # A trusted proxy that does not say for whom it asks stands for all its clients.
-            limited_as="" if hop.trusted and address == hop.peer else address,
+            address=address or hop.peer,
+            limited_as=address,  # a trusted proxy that does not say for whom it asks stands for all its clients
             fields=tuple(with_request_id(fields, request_id) if self.forward_request_id else fields),
             request_id=request_id,
         )

@@ -14,12 +14,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from time import perf_counter
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from aiohttp import web
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from gateway.core.headers import Hop, is_host, is_trusted
+from gateway.core.addresses import is_trusted, plain
+from gateway.core.headers import Hop, is_host
 from gateway.core.routing import REFUSED_METHODS, Route, route
 from gateway.errors import Refusal, Refused
 from gateway.http1 import ClientProtocol, answer_as_http_1_1, client_of
@@ -114,7 +115,7 @@ class Gateway:
     traffic: Traffic | None = None
     access: AccessLines | None = None
     # What is known of each peer; reading addresses takes longer than anything else here.
-    _hops: dict[str, Hop] = field(default_factory=dict, init=False, repr=False)
+    _hops: dict[tuple[str, bool, str | None], Hop] = field(default_factory=dict, init=False, repr=False)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
@@ -154,7 +155,7 @@ class Gateway:
             raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
         _check_framing(request)
         target = origin_form(request)
-        hop = self._hop(request.remote or "")
+        hop = self._hop(client_of(request))
         match route(request.method, target):
             case Route.LOGIN:
                 return self.login.log_in(request, target, hop)
@@ -163,13 +164,16 @@ class Gateway:
             case Route.RELAY:
                 return self.relay(Relayed(request, target, hop))
 
-    def _hop(self, peer: str) -> Hop:
-        hop = self._hops.get(peer)
+    def _hop(self, client: ClientProtocol) -> Hop:
+        known = (client.address, client.secure, client.announced)
+        hop = self._hops.get(known)
         if hop is None:
-            hop = Hop(peer, is_trusted(peer, self.settings.trusted_proxies))
+            # A proxy that can't say whose a connection is relays somebody nobody knows: that is no proxy who speaks.
+            trusted = client.announced != "" and is_trusted(client.address, self.settings.trusted_proxies)
+            hop = Hop(client.address, trusted=trusted, secure=client.secure)
             if len(self._hops) >= _MAX_HOPS:
                 self._hops.clear()
-            self._hops[peer] = hop
+            self._hops[known] = hop
         return hop
 
 
@@ -246,23 +250,23 @@ class Server(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection, unless its address has as many as it may."""
         super().connection_made(handler, transport)
-        if address := _address(handler):
-            self._open[address] += 1
-            if 0 < self._most < self._open[address]:
+        client = cast("ClientProtocol", handler)
+        peer = client.peername
+        client.address = plain(client.announced or (peer[0] if isinstance(peer, tuple) else ""))
+        client.secure = client.ssl_context is not None
+        if client.address:
+            self._open[client.address] += 1
+            if 0 < self._most < self._open[client.address]:
                 transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Forget a connection."""
         super().connection_lost(handler, exc)
-        if address := _address(handler):
+        address = cast("ClientProtocol", handler).address
+        if address:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
-
-
-def _address(handler: web.RequestHandler) -> str:
-    peer = handler.peername
-    return peer[0] if isinstance(peer, tuple) else ""
 
 
 @asynccontextmanager

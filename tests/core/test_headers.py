@@ -1,21 +1,12 @@
 """Fields cross the gateway as they are, but for those of one hop and those that a client could lie with."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.headers import (
-    Field,
-    Hop,
-    client_address,
-    end_to_end,
-    is_host,
-    is_trusted,
-    to_homeserver,
-    with_request_id,
-)
+from gateway.core.headers import Field, Hop, client_address, end_to_end, is_host, to_homeserver, with_request_id
 
 TRUSTED = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("::1/128")]
 STRANGER = Hop("192.0.2.1", trusted=False)
@@ -109,33 +100,52 @@ def test_via_is_added_where_a_name_is_given() -> None:
     assert to_homeserver([(b"Host", b"h")], PROXY, "gateway")[-1] == (b"Via", b"1.1 gateway")
 
 
-@pytest.mark.parametrize(
-    ("peer", "trusted"),
-    [("127.0.0.1", True), ("::1", True), ("::ffff:10.1.2.3", True), ("", True), ("192.0.2.1", False), ("x", False)],
-)
-def test_trust_goes_by_address(peer: str, *, trusted: bool) -> None:
-    assert is_trusted(peer, TRUSTED) is trusted
+SOCKET = Hop("", trusted=True)
 
 
 @pytest.mark.parametrize(
     ("hop", "values", "address"),
     [
         (STRANGER, [b"6.6.6.6"], "192.0.2.1"),
-        (PROXY, [], "127.0.0.1"),
+        (PROXY, [], ""),
+        (SOCKET, [], ""),
+        (SOCKET, [b"192.0.2.9"], "192.0.2.9"),
         (PROXY, [b"192.0.2.9"], "192.0.2.9"),
         (PROXY, [b"6.6.6.6, 192.0.2.9, 10.0.0.1"], "192.0.2.9"),
         (PROXY, [b"6.6.6.6", b"192.0.2.9"], "192.0.2.9"),
+        (PROXY, [b"6.6.6.6, 192.0.2.9", b"10.0.0.1", b"10.0.0.2, ::1"], "192.0.2.9"),
         (PROXY, [b"10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-        (PROXY, [b"nonsense"], "127.0.0.1"),
+        (PROXY, [b"nonsense, 192.0.2.9"], "192.0.2.9"),
+        (PROXY, [b"nonsense"], ""),
+        (PROXY, [b"192.0.2.9, unknown, 10.0.0.1"], ""),
+        (PROXY, [b"192.0.2.9, unix:"], ""),
+        (PROXY, [b"192.0.2.9,"], "192.0.2.9"),
+        (PROXY, [b", \t192.0.2.9 , ,"], "192.0.2.9"),
+        (PROXY, [b"", b" "], ""),
         (PROXY, [b"192.0.2.9:4711"], "192.0.2.9"),
-        (PROXY, [b"[2001:db8::1]:4711"], "2001:db8::1"),
+        (PROXY, [b"[2001:DB8::1]:4711"], "2001:db8::1"),
         (PROXY, [b"[2001:db8::1]"], "2001:db8::1"),
+        (PROXY, [b"2001:db8:0:0::1"], "2001:db8::1"),
+        (PROXY, [b"6.6.6.6, ::ffff:192.0.2.9, ::ffff:10.0.0.1"], "192.0.2.9"),
+        (PROXY, [b"2001:db8::1, [::1]:80"], "2001:db8::1"),
+        (PROXY, [b"fe80::1%eth0"], "fe80::1"),
     ],
 )
 def test_the_client_is_the_first_from_the_right_that_is_no_trusted_proxy(
     hop: Hop, values: list[bytes], address: str
 ) -> None:
     assert client_address([(b"X-Forwarded-For", value) for value in values], hop, TRUSTED) == address
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_whatever_a_proxy_writes_is_an_address_or_none(values: list[bytes]) -> None:
+    address = client_address([(b"x-forwarded-for", value) for value in values], PROXY, TRUSTED)
+
+    assert not address or str(ip_address(address)) == address
+
+
+def test_a_client_that_came_by_tls_of_our_own_is_said_to() -> None:
+    assert (b"X-Forwarded-Proto", b"https") in to_homeserver([], Hop("192.0.2.1", trusted=False, secure=True))
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20)), max_size=8))

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -297,6 +300,30 @@ async def test_a_unix_socket_is_listened_on_and_its_peer_trusted(tmp_path: Path,
         writer.close()
         await writer.wait_closed()
     assert homeserver.seen[0].values("x-forwarded-for") == [b"203.0.113.5"]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_whatever_name_a_client_gives_its_own_unix_socket_it_is_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, script = tmp_path / "gateway.sock", Script(OK)
+
+    async def main() -> None:
+        listen = {"listen": ["127.0.0.1:0", f"unix:{path}"], "trusted_proxies": []}
+        async with RawServer(script).running() as upstream, running_gateway(tmp_path, upstream.url, server=listen):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.bind("192.0.2.9")
+                client.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
+                await asyncio.get_running_loop().sock_connect(client, str(path))
+                reader, writer = await asyncio.open_unix_connection(sock=client)
+                writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"X-Forwarded-For: 203.0.113.5\r\n\r\n")
+                await read_message(reader)
+                writer.close()
+                await writer.wait_closed()
+
+    run(main())
+    assert [request.count(b"\r\nX-Forwarded-For: 203.0.113.5\r\n") for request in script.requests] == [1]
 
 
 async def test_at_the_end_an_open_request_may_finish(tmp_path: Path, homeserver: FakeHomeserver) -> None:
