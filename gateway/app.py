@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from aiohttp import web
-
 from gateway.access_log import AccessLog
 from gateway.attempts import Attempts
 from gateway.config import Configuration, Settings
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, Unusable
 from gateway.http1 import idle_since
-from gateway.logs import Logger, get_logger, take_library_logs
+from gateway.logs import Level, Logger, get_logger, take_library_logs
 from gateway.metrics import Live, Metrics
 from gateway.parts import Lasting, Parts, build, exchange
 from gateway.storage.accounts import Accounts
@@ -27,17 +25,15 @@ from gateway.storage.last_seen import LastSeen
 from gateway.systemd import HandedOver, Supervisor, handed_over
 from gateway.tasks import Background
 from gateway.web.admin import Health
-from gateway.web.listeners import Places, sites
-from gateway.web.server import Server, listening
+from gateway.web.entrances import Entrances, Prepared
+from gateway.web.server import Server
 
 # What a reload can't change, as (table, key); a key of "" is the whole table.
 AT_START: Final = (
-    ("server", "listen"),
-    ("server", "admin_listen"),
     ("server", "reuse_port"),
-    ("server", "drain_timeout"),
     ("database", ""),
-    ("log", ""),
+    ("log", "format"),
+    ("log", "access"),
 )
 _NOTHING: Final = HandedOver()
 
@@ -45,7 +41,8 @@ _NOTHING: Final = HandedOver()
 async def serve(configuration: Configuration) -> None:
     """Run the gateway until SIGTERM or SIGINT, reload at SIGHUP; raises `Unusable` when it can't start."""
     settings = configuration.settings
-    log = get_logger(settings.log)
+    level = Level(settings.log.level)
+    log = get_logger(settings.log, level=level)
     take_library_logs(log)
     asked: set[signal.Signals] = set()
     awake = asyncio.Event()
@@ -64,9 +61,8 @@ async def serve(configuration: Configuration) -> None:
     supervisor, handed, access = Supervisor(os.environ), handed_over(os.environ), _access_log(settings)
     with supervisor.watched():
         async with running(configuration, log, handed=handed, access=access) as gateway:
-            where = f"Listens on {' '.join(gateway.addresses)}"
             log.info("listening", addresses=" ".join(gateway.addresses), homeserver=settings.homeserver.url)
-            supervisor.ready(where)
+            supervisor.ready(_where(gateway))
             while True:
                 await awake.wait()
                 if asked != {signal.SIGHUP}:
@@ -75,10 +71,16 @@ async def serve(configuration: Configuration) -> None:
                 awake.clear()
                 supervisor.reloading()
                 problem = await gateway.reload()
+                level.use(gateway.configuration.settings.log.level)
+                where = _where(gateway)
                 supervisor.ready(f"{where}, but as before the last reload: {problem}" if problem else where)
             log.info("stopping")
             supervisor.stopping("Lets open requests finish")
     log.info("stopped")
+
+
+def _where(gateway: "Running") -> str:
+    return f"Listens on {' '.join(gateway.addresses)}"
 
 
 def end_now(number: signal.Signals) -> None:
@@ -90,12 +92,23 @@ def end_now(number: signal.Signals) -> None:
 class Running:
     """A gateway that listens on `addresses`."""
 
-    def __init__(self, lasting: Lasting, parts: Parts, server: Server, health: Health) -> None:
-        self.addresses: Sequence[str] = ()
+    def __init__(self, lasting: Lasting, parts: Parts, handed: HandedOver) -> None:
         self._lasting = lasting
         self._parts = parts
-        self._server = server
-        self._health = health
+        self._server = Server(parts.gateway)
+        self.health = Health(lasting.database, parts.homeserver, lasting.metrics)
+        self.health.key_sets = self._key_sets
+        self.entrances = Entrances(self._server, self.health, lasting.background, handed)
+
+    @property
+    def configuration(self) -> Configuration:
+        """What it runs with."""
+        return self._parts.configuration
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where clients reach it."""
+        return self.entrances.addresses
 
     async def reload(self) -> str:
         """Read the configuration and its files again and use them from the next request on.
@@ -106,20 +119,27 @@ class Running:
         before, log = self._parts, self._lasting.log
         try:
             configuration = await asyncio.to_thread(before.configuration.read_again)
-        except ConfigurationError as error:
+            prepared = await self._prepared(configuration)
+        except (ConfigurationError, Unusable) as error:
             hint = "the configuration from before stays in use"
-            log.error("reload_failed", problems=error.problems, hint=hint)  # noqa: TRY400 - a trace would say less
+            problems = getattr(error, "problems", [str(error)])
+            log.error("reload_failed", problems=problems, hint=hint)  # noqa: TRY400 - a trace would say less
             return str(error)
         _warn(configuration, log)
         parts = build(configuration, self._lasting, before)
         await exchange(before.fetched, parts.fetched)
         self._parts = parts
         self._server.use(parts.gateway)
-        self._health.homeserver = parts.homeserver
+        self.health.homeserver = parts.homeserver
+        await self.entrances.use(prepared)
         if parts.pool is not before.pool:
             await before.pool.close()
         log.info("reloaded", after_restart=" ".join(_changed_at_start(before.configuration, configuration)))
         return ""
+
+    async def listen(self) -> None:
+        """Begin to serve; raises `Unusable`."""
+        await self.entrances.use(await self._prepared(self.configuration))
 
     def hurry(self) -> None:
         """Begin no further work of our own: the gateway stops."""
@@ -138,8 +158,7 @@ class Running:
         ages = {issuer: now - at for issuer, at in fetched.items() if at is not None}
         return Live(at_work, len(connections), busy, idle, ages)
 
-    def key_sets(self) -> str:
-        """Say "ok", or what is wrong with the key sets that are fetched; "" where none is."""
+    def _key_sets(self) -> str:
         found = list(self._parts.key_sets)
         wrong = [f"{issuer}: {status.error or 'not fetched yet'}" for issuer, status in found if not status.usable]
         return "; ".join(wrong) or ("ok" if found else "")
@@ -147,6 +166,9 @@ class Running:
     async def close(self) -> None:
         """End what the current parts hold."""
         await self._parts.pool.close()
+
+    async def _prepared(self, configuration: Configuration) -> Prepared:
+        return await self.entrances.prepare(configuration.settings.server, configuration.certificate)
 
 
 @asynccontextmanager
@@ -166,24 +188,20 @@ async def running(
         background = Background(log)
         last_seen = LastSeen(Accounts(database), background)
         audit = Audit(database, background, log, settings.database.audit_retention)
-        traffic = metrics.traffic if settings.server.admin_listen or handed.admin else None
         attempts = Attempts(audit, metrics, now, log)
-        lasting = Lasting(log, now, database, background, last_seen, attempts, metrics, traffic, access)
+        lasting = Lasting(log, now, database, background, last_seen, attempts, metrics, access, bool(handed.admin))
         parts = build(configuration, lasting, None)
-        health = Health(database, parts.homeserver, metrics)
-        server = Server(parts.gateway)
-        gateway = Running(lasting, parts, server, health)
-        metrics.live, health.key_sets = gateway.live, gateway.key_sets
+        gateway = Running(lasting, parts, handed)
+        metrics.live = gateway.live
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(background.close, 5)
-        if settings.server.admin_listen or handed.admin:
-            places = Places([settings.server.admin_listen], handed.admin, reuse_port=settings.server.reuse_port)
-            await stack.enter_async_context(sites(web.Server(health, access_log=None), places, 1))
+        stack.push_async_callback(gateway.entrances.close_health)
         stack.callback(gateway.hurry)
         background.leave(audit.keep(now), "audit")
         await exchange({}, parts.fetched)
-        gateway.addresses = await stack.enter_async_context(listening(server, settings.server, handed.public))
-        stack.callback(health.stop)
+        stack.push_async_callback(gateway.entrances.close)
+        await gateway.listen()
+        stack.callback(gateway.health.stop)
         yield gateway
 
 
@@ -198,7 +216,7 @@ def _access_log(settings: Settings) -> AccessLog | None:
 
 
 def _warn(configuration: Configuration, log: Logger) -> None:
-    for warning in configuration.warnings:
+    for warning in configuration.warnings_at(time.time()):
         log.warning("configuration", warning=warning)
 
 

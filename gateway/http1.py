@@ -18,7 +18,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpResponseParser, RawReques
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from gateway.sockets import EndWatch
+from gateway.sockets import EndWatch, Peer
 
 Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
 
@@ -148,10 +148,9 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         "_leaving",
         "_length",
         "_watch",
-        "address",
-        "announced",
         "hurried",
-        "secure",
+        "listener",
+        "peer",
         "unfinished",
     )
 
@@ -180,11 +179,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         self.unfinished = False
         # Whether the running request is to be refused now, and whether it is the last one anyhow.
         self.hurried = self._leaving = False
-        # Whose the connection is, as a proxy says before it: "" where it can't say, None where nothing was said.
-        self.announced: str | None = None
-        # The address it comes from and whether by TLS, as the server that takes it finds out.
-        self.address = ""
-        self.secure = False
+        # Whose the connection is, as whoever takes it finds out, and where it was taken.
+        self.peer, self.listener = Peer(), cast("object", None)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, but never the end of a chunked request and the next one in one go.
@@ -215,7 +211,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         Asked for at once and kept: uvloop asks the system only then, which does not know it any more after a reset.
         """
         super().connection_made(transport)
-        self._watch = EndWatch(self._loop, cast("asyncio.Transport", transport), self.eof_received)
+        self._watch = EndWatch(self._loop, cast("asyncio.Transport", transport), self._stopped)
         if self.peername is None and not isinstance(self.sockname, str):
             transport.abort()  # type: ignore[attr-defined]
 
@@ -226,10 +222,15 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         """
         idle = self._waiter is not None and not self._messages
         complete = self._messages or self._body.is_eof()
-        if idle or not complete or self.transport is None or self.secure:
+        if idle or not complete or self.transport is None or self.peer.secure:
             return False  # nothing was asked, or only half of it; and over TLS no loop keeps the other half open
         self._loop.call_later(_HALF_CLOSED, self._end_half_closed)
         return True
+
+    def _stopped(self) -> bool:
+        if self.peer.secure and self.transport is not None:
+            self.transport.abort()  # over TLS, who sends no more has gone; and what would say so is not read
+        return self.eof_received()
 
     def _end_half_closed(self) -> None:
         if self.unfinished:  # it comes; if nobody takes it, sending fails
@@ -297,7 +298,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         if isinstance(exc, LineTooLong) or message == _TOO_MANY_FIELDS:
             status = 431
         answer_as_http_1_1(request)
-        self.logger.debug("unreadable request from %s: %s", self.address, type(exc).__name__)
+        self.logger.debug("unreadable request from %s: %s", self.peer.address, type(exc).__name__)
         response = self._answer(status)
         response.force_close()
         return response

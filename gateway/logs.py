@@ -38,8 +38,28 @@ class LogSettings(Table):
         return value
 
 
-def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
-    """Return a logger that writes a line for each event to `stream`, standard error by default."""
+class Level:
+    """Which events are severe enough to be written; a reload changes it."""
+
+    def __init__(self, name: str) -> None:
+        self.use(name)
+
+    def use(self, name: str) -> None:
+        """Leave out what is less severe from now on."""
+        self._least = _LEVELS[name]
+
+    def __call__(self, _logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Drop an event, or give it on."""
+        if _LEVELS[method] < self._least:
+            raise structlog.DropEvent
+        return event
+
+
+def get_logger(settings: LogSettings, stream: TextIO | None = None, level: Level | None = None) -> Logger:
+    """Return a logger that writes a line for each event to `stream`, standard error by default.
+
+    `level` stands for that of the settings where it may change.
+    """
     stream = stream or sys.stderr
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -48,8 +68,9 @@ def get_logger(settings: LogSettings, stream: TextIO | None = None) -> Logger:
     )
     logger: Logger = structlog.wrap_logger(
         structlog.PrintLogger(stream),
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         processors=[
+            level or Level(settings.level),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _leave_out_empty,

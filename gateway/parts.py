@@ -11,7 +11,7 @@ from gateway.issuer_keys import FixedKeys, KeySource
 from gateway.issuers import Issuer, Issuers, issuer_name
 from gateway.limits import Limits
 from gateway.logs import Logger
-from gateway.metrics import Metrics, Traffic
+from gateway.metrics import Metrics
 from gateway.profile import Profile
 from gateway.sign_in import SignIn
 from gateway.storage.accounts import Accounts
@@ -43,8 +43,8 @@ class Lasting:
     last_seen: LastSeen
     attempts: Attempts
     metrics: Metrics
-    traffic: Traffic | None
     access: AccessLog | None
+    admin_handed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +145,5 @@ def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, lasting:
         forward_request_id=forward,
     )
     access = AccessLines(lasting.access, request_ids, settings.server.trusted_proxies) if lasting.access else None
-    return Gateway(settings.server, login, relay, log, request_ids, lasting.traffic, access)
+    traffic = lasting.metrics.traffic if settings.server.admin_listen or lasting.admin_handed else None
+    return Gateway(settings.server, login, relay, log, request_ids, traffic, access)

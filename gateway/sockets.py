@@ -8,11 +8,22 @@ import os
 import select
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 # Seconds between two looks: a hanging /sync must not stay at the homeserver for long.
 _BETWEEN_LOOKS: Final = 0.5
 _GONE: Final = select.POLLHUP | select.POLLERR
+
+
+class Peer(NamedTuple):
+    """Whose a connection is: `address` is "" on a unix socket, `secure` that it came by TLS of our own.
+
+    `relayed`: of somebody whom a proxy brought and can't name; the address is then the proxy's.
+    """
+
+    address: str = ""
+    secure: bool = False
+    relayed: bool = False
 
 
 class EndWatch:

@@ -183,10 +183,10 @@ async def test_a_request_that_began_before_a_reload_ends_as_it_began(
 
 async def test_a_reload_names_what_only_a_restart_changes(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     async with running_gateway(tmp_path, homeserver.url) as gateway:
-        tables: Tables = {"server": {"listen": ["127.0.0.1:1"]}, "log": {"level": "debug"}}
+        tables: Tables = {"server": {"reuse_port": True}, "log": {"format": "json"}}
         write_configuration(tmp_path, homeserver.url, tables)
         await gateway.running.reload()
-    assert "after_restart='server.listen log'" in gateway.log
+    assert "after_restart='server.reuse_port log.format'" in gateway.log
 
 
 async def test_sighup_reloads(tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int) -> None:

@@ -483,6 +483,7 @@ def test_the_example_has_every_key_and_no_other() -> None:
 # What an operator must set, or what only makes sense with a value.
 SET = {("homeserver", "url"), ("homeserver", "server_name"), ("session", "as_token_file"), ("session", "as_token")}
 SET |= {("jwt", key) for key in ("secret", "secret_file", "require_exp", "required_claims", "token_type")}
+SET |= {("server", key) for key in ("tls_certificate", "tls_private_key")}
 SET |= {("jwt", key) for key in ("jwks_url", "discovery_url", "jwks_file")}
 SET |= {("jwt", key) for key in ("display_name_claim", "avatar_claim", "email_claim")}
 SET |= {("database", "password_file")}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.logs import LogSettings, get_logger, take_library_logs
+from gateway.logs import Level, LogSettings, get_logger, take_library_logs
 
 
 def logged(text_or_json: str, value: str) -> str:
@@ -113,3 +113,15 @@ def test_below_its_level_nothing_is_written() -> None:
     logger.warning("loud")
 
     assert stream.getvalue().count("\n") == 1
+
+
+def test_the_level_can_change_while_it_runs() -> None:
+    stream, level = io.StringIO(), Level("warning")
+    log = get_logger(LogSettings(level="debug"), stream, level)
+    for name in ("info", "debug", "error"):
+        log.info("at", level_name=name)
+        log.error("at", level_name=name)
+        level.use(name)
+
+    assert stream.getvalue().count("[info     ]") == 2
+    assert stream.getvalue().count("[error    ]") == 3

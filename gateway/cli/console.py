@@ -4,6 +4,7 @@ Rule: values come from strangers, so nothing in a text is markup, and control ch
 """
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def warn(text: str) -> None:
 def load_configuration(path: Path) -> Configuration:
     """Read the configuration, its warnings on standard error; raises `ConfigurationError`."""
     configuration = load(path)
-    for warning in configuration.warnings:
+    for warning in configuration.warnings_at(time.time()):
         warn(warning)
     return configuration
 

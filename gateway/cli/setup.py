@@ -3,6 +3,7 @@
 import json
 import secrets
 import shlex
+import time
 from pathlib import Path
 
 import rich_click as click
@@ -22,12 +23,12 @@ from gateway.upstream.homeserver import HomeserverSettings
 def check(path: Path, *, as_json: bool) -> None:
     """Report every problem of the configuration at once, and what is unwise in it."""
     if not as_json:
-        count = len(load_configuration(path).warnings)
+        count = len(load_configuration(path).warnings_at(time.time()))
         warned = f", {count} warning{'s' * (count > 1)}" if count else ""
         say((f"{path}: OK{warned}", "green"))
         return
     try:
-        warnings = load(path).warnings
+        warnings = load(path).warnings_at(time.time())
     except ConfigurationError as error:
         click.echo(json.dumps({"ok": False, "problems": error.problems, "warnings": []}, indent=2))
         raise SystemExit(2) from None

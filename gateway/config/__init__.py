@@ -19,6 +19,7 @@ from gateway.config.material import (
     find_database,
     make_key_set,
     read_as_token,
+    read_certificate,
     read_secrets,
 )
 from gateway.config.reading import read_settings
@@ -29,6 +30,7 @@ from gateway.core.keys import KeySet
 from gateway.core.tokens import Trust
 from gateway.errors import ConfigurationError
 from gateway.issuer_keys import KeySource
+from gateway.web.certificate import Certificate
 
 __all__ = ["ALLOW_UNSIGNED", "Configuration", "ConfiguredIssuer", "Settings", "load"]
 
@@ -69,11 +71,18 @@ class Configuration:
     settings: Settings = field(repr=False)
     issuers: tuple[ConfiguredIssuer, ...]
     as_token: str = field(repr=False)
+    certificate: Certificate | None
     warnings: tuple[str, ...]
 
     def read_again(self) -> "Configuration":
         """Read the file, what it names and the same environment again; raises `ConfigurationError`."""
         return load(self.path, self.environment)
+
+    def warnings_at(self, now: float) -> tuple[str, ...]:
+        """Return what is unwise in the settings, or not good at this time, in seconds since 1970."""
+        concern = self.certificate.concern(now) if self.certificate else ""
+        place = f"[server] tls_certificate: {self.settings.server.tls_certificate}"
+        return (*self.warnings, f"{place} {concern}") if concern else self.warnings
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secrets: bool = True) -> Configuration:
@@ -86,7 +95,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
     found = entries(settings)
     check_issuers(settings.jwt, found, report)
     secrets: list[list[str]] = [[] for _ in found]
-    key_sets, as_token = [NO_KEYS for _ in found], ""
+    key_sets, as_token, certificate = [NO_KEYS for _ in found], "", None
     if with_secrets:
         secrets = [read_secrets(entry, files, report) for entry in found]
         if settings.jwt.enable:
@@ -94,6 +103,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
                 make_key_set(entry, own, environment, report) for entry, own in zip(found, secrets, strict=True)
             ]
         as_token = read_as_token(settings.session, files, report, needed=settings.jwt.enable)
+        certificate = read_certificate(settings.server, files, report)
     database = find_database(settings.database, files, report)
     advise(settings, found, secrets, report)
     if report.problems:
@@ -102,19 +112,16 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
         path=path,
         environment=environment,
         settings=settings.model_copy(update={"database": database}),
-        issuers=tuple(
-            ConfiguredIssuer(
-                entry.settings,
-                entry.identity,
-                _mapping(entry, settings),
-                key_set,
-                find_source(entry) if settings.jwt.enable else None,
-            )
-            for entry, key_set in zip(found, key_sets, strict=True)
-        ),
+        issuers=tuple(_configured(entry, settings, key_set) for entry, key_set in zip(found, key_sets, strict=True)),
         as_token=as_token,
+        certificate=certificate,
         warnings=tuple(report.warnings),
     )
+
+
+def _configured(entry: Entry, settings: Settings, key_set: KeySet) -> ConfiguredIssuer:
+    source = find_source(entry) if settings.jwt.enable else None
+    return ConfiguredIssuer(entry.settings, entry.identity, _mapping(entry, settings), key_set, source)
 
 
 def _mapping(entry: Entry, settings: Settings) -> UserMapping:

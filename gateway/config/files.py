@@ -28,6 +28,11 @@ class Files:
         """Return the text of a file with a JWK set; `secret` where it holds secrets and not public keys."""
         return self._read(keys, name, _MAX_KEY_SET_FILE, lambda _: secret)
 
+    def read_pem(self, keys: Keys, name: str) -> tuple[Path, str] | None:
+        """Return path and text of a file in PEM form, a private key's too: whoever reads it warns where all can."""
+        path, text = self.resolve(keys, name), self._read(keys, name, _MAX_SECRET_FILE, lambda _: False)
+        return None if path is None or text is None else (path, text)
+
     def _read(self, keys: Keys, name: str, most: int, is_secret: Callable[[str], bool]) -> str | None:
         path = self.resolve(keys, name)
         if path is None:
@@ -40,7 +45,7 @@ class Files:
             self._report.problem(keys, f"{path} can't be read: {error.strerror}")
             return None
         except UnicodeDecodeError:
-            self._report.problem(keys, f'{path} is not text; for bytes use format = "B64HMAC"')
+            self._report.problem(keys, f'{path} is not text; for bytes use format = "B64HMAC", for a certificate PEM')
             return None
         if len(raw) > most:
             self._report.problem(keys, f"{path} is larger than {most} bytes, which no key is")

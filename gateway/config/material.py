@@ -16,6 +16,9 @@ from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.issuer_keys import SET_SOURCES
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions.appservice import SessionSettings
+from gateway.web.certificate import Certificate, UnfitCertificate, make_certificate
+from gateway.web.listen import parse_listen
+from gateway.web.server import ServerSettings
 
 ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 NO_KEYS: Final = KeySet((), frozenset())
@@ -119,6 +122,34 @@ def read_as_token(session: SessionSettings, files: Files, report: Report, *, nee
             f"has {len(token)} characters; it is worth the whole server, so use {_MIN_AS_TOKEN} or more",
         )
     return token or ""
+
+
+def read_certificate(server: ServerSettings, files: Files, report: Report) -> Certificate | None:
+    """Return the certificate of the listeners that speak TLS."""
+    place, names = ("server", "tls_certificate"), (server.tls_certificate, server.tls_private_key)
+    if report.is_broken("server", "listen", "tls_certificate", "tls_private_key"):
+        return None
+    wanted = any(parse_listen(entry).tls for entry in server.listen)
+    if not wanted and names != (None, None):
+        report.problem(
+            place, 'is for addresses of `listen` with tls: in front, as in "tls:0.0.0.0:8448"; there is none'
+        )
+    elif wanted and None in names:
+        report.problem(
+            ("server", "listen"), "has an address with tls: in front; set tls_certificate and tls_private_key"
+        )
+    if not wanted or server.tls_certificate is None or server.tls_private_key is None:
+        return None
+    chain = files.read_pem(place, server.tls_certificate)
+    key = files.read_pem(("server", "tls_private_key"), server.tls_private_key)
+    if chain is None or key is None:
+        return None
+    files.warn_readable(key[0], "holds the private key of the certificate")
+    try:
+        return make_certificate(chain, key)
+    except UnfitCertificate as error:
+        report.problem(("server", error.key), str(error))
+        return None
 
 
 def find_database(settings: DatabaseSettings, files: Files, report: Report) -> DatabaseSettings:

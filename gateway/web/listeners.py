@@ -1,11 +1,10 @@
-"""Where a server listens, and an end that lets the requests at work finish."""
+"""The open listeners of a server: what a reload changes of them, and an end that lets the requests at work finish."""
 
 import asyncio
-import re
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -13,6 +12,11 @@ from aiohttp import web
 from gateway.errors import Unusable
 from gateway.http1 import ClientProtocol, idle_since
 from gateway.sockets import has_unread
+from gateway.tasks import Background
+from gateway.web.certificate import Certificate, Shown, TlsOptions
+from gateway.web.listen import Listen, Place
+from gateway.web.proxied import ProxiedSocket
+from gateway.web.server import Server
 
 # Connections that wait to be taken: many clients come back at once after a restart.
 _BACKLOG: Final = 4096
@@ -25,86 +29,212 @@ _LAST_WORDS: Final = 0.5
 _REST: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where to listen: a host and port, or a unix socket."""
+class Listener:
+    """The open sockets of one address; `start` begins to take connections from them."""
 
-    host: str = ""
-    port: int = 0
-    unix_path: str = ""
+    def __init__(self, listen: Listen, sockets: Sequence[socket.socket]) -> None:
+        self.listen = listen
+        self.sockets = sockets
+        self._taking: list[asyncio.Server | ProxiedSocket] = []
 
-    def __str__(self) -> str:
-        if self.unix_path:
-            return f"unix:{self.unix_path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    @property
+    def addresses(self) -> list[str]:
+        """What it listens on, with the ports that the system chose."""
+        return [_bound(self.listen, each) for each in self.sockets]
+
+    async def start(self, server: web.Server, shown: Shown | None) -> None:
+        """Take connections for `server`."""
+        tls = shown.options if self.listen.tls and shown is not None else {}
+        for opened in self.sockets:
+            own = opened.dup()  # whoever takes connections closes it
+            own.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
+            if self.listen.proxied and isinstance(server, Server):
+                self._taking.append(ProxiedSocket(own, server, self._marked(server), tls))
+            else:
+                self._taking.append(await _serve(self._marked(server), own, tls))
+
+    async def stop(self) -> None:
+        """Take no more connections; the sockets stay open."""
+        while self._taking:
+            taking = self._taking.pop()
+            if isinstance(taking, ProxiedSocket):
+                await taking.close()
+            else:
+                taking.close()
+
+    def close(self) -> None:
+        """Give the address up."""
+        for each in self.sockets:
+            each.close()
+
+    def _marked(self, server: web.Server) -> Callable[[], web.RequestHandler]:
+        def made() -> web.RequestHandler:
+            client = server()
+            if isinstance(client, ClientProtocol):
+                client.listener = self
+            return client
+
+        return made
 
 
-def parse_listen(text: str) -> Listen:
-    """Read `host:port`, `[::1]:port` or `unix:/path`; raises ValueError with the mend."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError("a unix socket needs an absolute path, as in unix:/run/gateway.sock")
-        return Listen(unix_path=path)
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+)):(\d{1,5})", text)
-    if match is None:
-        raise ValueError("write HOST:PORT, [::1]:PORT or unix:/PATH")
-    if int(match[3]) > 65535:  # RFC 9293 3.1
-        raise ValueError(f"there is no port {match[3]}; use 1 to 65535, or 0 for any free one")
-    return Listen(host=match[1] or match[2], port=int(match[3]))
+class Listeners:
+    """Where one server listens; a reload changes it without a connection of the others ending."""
 
+    def __init__(self, server: web.Server, background: Background, *, reuse_port: bool = False) -> None:
+        self._server = server
+        self._background = background
+        self._reuse_port = reuse_port
+        self._shown: Shown | None = None
+        self._open: list[Listener] = []
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where one server listens: on `sockets` that are open already, or else on `addresses`."""
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on."""
+        return [address for listener in self._open for address in listener.addresses]
 
-    addresses: Sequence[str]
-    sockets: Sequence[socket.socket] = ()
-    reuse_port: bool = False
+    def show(self, certificate: Certificate | None, patience: float) -> None:
+        """Show another certificate from the next handshake on, which may take `patience` seconds."""
+        if certificate is not None:
+            self._shown = self._shown or Shown(patience)
+            self._shown.use(certificate)
 
+    async def prepare(self, wanted: Iterable[Listen], handed: Sequence[socket.socket] = ()) -> list[Listener]:
+        """Return the listeners for these addresses, opening those that are not open; raises `Unusable`.
 
-@asynccontextmanager
-async def sites(server: web.Server, places: Places, drain_timeout: float) -> AsyncIterator[Sequence[str]]:
-    """Serve `server`; raises `Unusable` for an address that can't be had. Yields the addresses.
-
-    At the end nobody new is taken, and requests at work get `drain_timeout` seconds.
-    """
-    runner = web.ServerRunner(server, shutdown_timeout=_LAST_MOMENT)
-    await runner.setup()
-    try:
-        for taken in places.sockets:
-            await web.SockSite(runner, taken, backlog=_BACKLOG).start()
-        for text in () if places.sockets else places.addresses:
+        Sockets that were handed over are listened on instead; on one whose address is wanted, the same is spoken.
+        Nobody is taken or turned away yet: that is what `use` does; `discard` closes what was opened for nothing.
+        """
+        if handed:
+            spoken = {listen.place: listen for listen in wanted}
+            own = {each.sockets[0]: each for each in self._open}
+            listens = [(spoken.get(_place(each), Listen()), each) for each in handed]
+            return [
+                own[each] if each in own and own[each].listen == listen else Listener(listen, [each])
+                for listen, each in listens
+            ]
+        left, prepared = list(self._open), list[Listener]()
+        for listen in wanted:
+            known = next((each for each in left if each.listen.place == listen.place), None)
+            if known is not None:
+                left.remove(known)
+                prepared.append(known if known.listen == listen else Listener(listen, known.sockets))
+                continue
             try:
-                await _site(runner, parse_listen(text), reuse_port=places.reuse_port).start()
+                prepared.append(Listener(listen, await _bind(listen, reuse_port=self._reuse_port)))
             except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be one of a host
+                self.discard(prepared)
                 reason = getattr(error, "strerror", None) or error
-                raise Unusable(f"Can't listen on {text}: {reason}.") from error
-        yield [_bound(address) for address in runner.addresses]
-    finally:
-        for site in list(runner.sites):
-            await site.stop()
-        await _drain(server, drain_timeout)
-        await runner.cleanup()
+                raise Unusable(f"Can't listen on {listen}: {reason}.") from error
+        return prepared
+
+    def discard(self, prepared: Sequence[Listener]) -> None:
+        """Close what `prepare` opened."""
+        _close_but(prepared, self._open)
+
+    async def use(self, prepared: Sequence[Listener], patience: float = 0) -> None:
+        """Take connections there alone from now on; requests that came elsewhere get `patience` seconds."""
+        before, self._open = self._open, list(prepared)
+        gone = [each for each in before if each not in self._open]
+        for each in gone:
+            await each.stop()
+        for each in self._open:
+            if each not in before:
+                await each.start(self._server, self._shown)
+        _close_but(gone, self._open)
+
+        if gone:
+            self._background.leave(self._leave(gone, patience), "drain")
+
+    async def _leave(self, gone: Sequence[Listener], patience: float) -> None:
+        def theirs() -> list[web.RequestHandler]:
+            return [each for each in self._server.connections if getattr(each, "listener", None) in gone]
+
+        await _drain(theirs, patience)
+        for each in theirs():
+            each.force_close()
+
+    async def close(self, patience: float) -> None:
+        """Take nobody more; requests at work get `patience` seconds."""
+        for each in self._open:
+            await each.stop()
+            each.close()
+        self._open = []
+        await asyncio.sleep(0)  # who was taken a moment ago is heard
+        await _drain(lambda: self._server.connections, patience)
+        self._server.pre_shutdown()
+        await self._server.shutdown(_LAST_MOMENT)
 
 
-async def _drain(server: web.Server, patience: float) -> None:
+async def _serve(connection: Callable[[], asyncio.Protocol], own: socket.socket, tls: TlsOptions) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    if own.family == socket.AF_UNIX:
+        return await loop.create_unix_server(connection, sock=own, backlog=_BACKLOG)
+    return await loop.create_server(connection, sock=own, backlog=_BACKLOG, **tls)
+
+
+def _close_but(listeners: Sequence[Listener], kept: Sequence[Listener]) -> None:
+    """Close the sockets of listeners, but not those that are also another's."""
+    in_use = {id(each) for listener in kept for each in listener.sockets}
+    for listener in listeners:
+        for each in listener.sockets:
+            if id(each) not in in_use:
+                each.close()
+
+
+async def _bind(listen: Listen, *, reuse_port: bool) -> list[socket.socket]:
+    """Return sockets that listen on every address of a name, or on a path; raises OSError."""
+    if listen.unix_path:
+        return [_listening(socket.AF_UNIX, listen.unix_path)]
+    found = await asyncio.get_running_loop().getaddrinfo(
+        listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    opened: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            opened.append(_listening(family, address, reuse_port=reuse_port))
+    except OSError:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def _listening(family: int, address: object, *, reuse_port: bool = False) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if isinstance(address, str) and Path(address).is_socket():
+            Path(address).unlink()  # of one that has ended
+        if family != socket.AF_UNIX:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if reuse_port:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)  # type: ignore[arg-type]
+        made.listen(_BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+async def _drain(connections: Callable[[], Sequence[web.RequestHandler]], patience: float) -> None:
     """Let requests at work finish, and connections in use bring one more; what takes longer is refused at the end."""
     now = asyncio.get_running_loop().time
     ends = now() + patience
-    while server.connections and now() < ends:
-        for connection in server.connections:
+    while connections() and now() < ends:
+        for connection in connections():
             if isinstance(connection, ClientProtocol):
                 connection.leave()
                 _close_idle(connection, now() - _REST)
             else:
                 _close_idle(connection, now())
         await asyncio.sleep(0.02)
-    for connection in server.connections:
+    for connection in connections():
         if isinstance(connection, ClientProtocol):
             connection.hurry()
     ends = now() + _LAST_WORDS
-    while any(idle_since(each) is None for each in server.connections) and now() < ends:  # noqa: ASYNC110 - once
+    while any(idle_since(each) is None for each in connections()) and now() < ends:  # noqa: ASYNC110 - once
         await asyncio.sleep(0.02)
 
 
@@ -114,13 +244,11 @@ def _close_idle(connection: web.RequestHandler, before: float) -> None:
         connection.force_close()
 
 
-def _site(runner: web.ServerRunner, listen: Listen, *, reuse_port: bool) -> web.BaseSite:
-    if listen.unix_path:
-        return web.UnixSite(runner, listen.unix_path)
-    return web.TCPSite(runner, listen.host, listen.port, backlog=_BACKLOG, reuse_address=True, reuse_port=reuse_port)
+def _bound(listen: Listen, opened: socket.socket) -> str:
+    host, port, path = _place(opened)
+    return str(replace(listen, host=host, port=port, unix_path=path))
 
 
-def _bound(address: object) -> str:
-    if isinstance(address, tuple):
-        return str(Listen(host=address[0], port=address[1]))
-    return f"unix:{address}"
+def _place(opened: socket.socket) -> Place:
+    address = opened.getsockname()
+    return (address[0], address[1], "") if isinstance(address, tuple) else ("", 0, str(address))

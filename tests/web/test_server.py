@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from gateway.errors import Unusable
-from gateway.web.listeners import Listen, parse_listen
+from gateway.web.listen import Listen, parse_listen
 from gateway.web.server import ServerSettings
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.raw_http import RawServer, Script, connected, exchange, read_message
@@ -251,6 +251,10 @@ async def test_several_gateways_share_an_address_where_that_is_configured(
         ("[::1]:0", Listen("::1", 0)),
         ("localhost:65535", Listen("localhost", 65535)),
         ("unix:/run/g.sock", Listen(unix_path="/run/g.sock")),
+        ("tls:[::]:8448", Listen("::", 8448, tls=True)),
+        ("proxy:h:1", Listen("h", 1, proxied=True)),
+        ("proxy:tls:h:1", Listen("h", 1, tls=True, proxied=True)),
+        ("proxy:unix:/run/g.sock", Listen(unix_path="/run/g.sock", proxied=True)),
     ],
 )
 def test_an_address_is_read_and_written_alike(text: str, listen: Listen) -> None:
@@ -258,9 +262,23 @@ def test_an_address_is_read_and_written_alike(text: str, listen: Listen) -> None
     assert str(listen) == text
 
 
-@pytest.mark.parametrize("text", ["", "8010", ":8010", "a:65536", "a:b", "::1:80", "unix:g.sock", "a b:1", "a:1\n"])
+MODES = [
+    "tls:",
+    "proxy:",
+    "tls:proxy:h:1",
+    "tls:tls:h:1",
+    "ssl:h:1",
+    "TLS:h:1",
+    "tls:unix:/run/g.sock",
+    "proxy:tls:unix:/g",
+]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8010", ":8010", "a:65536", "a:b", "::1:80", "unix:g.sock", "a b:1", "a:1\n", *MODES]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"HOST:PORT|absolute path|no port"):
+    with pytest.raises(ValueError, match=r"HOST:PORT|absolute path|no port|no tls:"):
         parse_listen(text)
 
 
@@ -272,6 +290,10 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         {"listen": ["127.0.0.1:1", "127.0.0.1:1"]},
         {"admin_listen": "x"},
         {"listen": ["127.0.0.1:1"], "admin_listen": "127.0.0.1:1"},
+        {"listen": ["127.0.0.1:1", "tls:127.0.0.1:1"]},
+        {"listen": ["proxy:127.0.0.1:1"], "admin_listen": "127.0.0.1:1"},
+        {"admin_listen": "tls:127.0.0.1:1"},
+        {"admin_listen": "proxy:127.0.0.1:1"},
         {"trusted_proxies": ["x"]},
         {"max_header_fields": 10**20},
         {"via": "a b"},
