@@ -236,11 +236,11 @@ class FetchedKeys:
             self._log.warning("key_set_not_stored", reason=refused.reason)
 
 
-async def fetch_once(source: KeySource) -> KeySet:
-    """Return the keys of a source as they are now, for a command; raises `Refused` with the reason."""
+async def fetch_once(source: KeySource) -> JwkSet:
+    """Return the set of a source as it is now, for a command; raises `Refused` with the reason."""
     try:
         fetched = await KeySetClient(source.url, source.issuers).fetch()
-        return read_jwk_set(fetched.octets, source.rules).keys
+        return read_jwk_set(fetched.octets, source.rules)
     except (NotFetched, UnfitKeys) as error:
         raise Refused(Refusal.KEYS_UNAVAILABLE, reason=_reason(error)) from None
 

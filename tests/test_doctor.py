@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway.doctor import Finding, examine_database, examine_homeserver
+from gateway.core.jwk_sets import SetRules
+from gateway.doctor import Finding, examine_database, examine_homeserver, examine_key_set
+from gateway.issuer_keys import KeySource
 from gateway.storage.database import DatabaseSettings, open_database
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
@@ -23,6 +25,7 @@ from tests.fake_homeserver import (
     Flavour,
     running_homeserver,
 )
+from tests.fake_issuer import JWKS, new_key, public, running_issuer
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
@@ -224,3 +227,48 @@ async def test_a_database_of_another_program_fails(tmp_path: Path) -> None:
     finding = await examine_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db"))
 
     assert finding.verdict == "fail"
+
+
+def source_of(url: str, issuer: str | None = None) -> KeySource:
+    return KeySource(url, None if issuer is None else (issuer,), SetRules(("ES256",)), 3600)
+
+
+async def test_a_key_set_that_can_be_fetched_passes() -> None:
+    async with running_issuer() as issuer:
+        straight = await examine_key_set(source_of(issuer.jwks_url), "")
+        found = await examine_key_set(source_of(issuer.discovery_url, issuer.url), issuer.url)
+
+    assert straight == Finding("key set", "pass", "a key that can verify")
+    assert found == Finding(f"key set of {issuer.url}", "pass", "a key that can verify")
+
+
+async def test_a_key_set_that_nobody_serves_fails() -> None:
+    async with running_issuer() as issuer:
+        url = issuer.jwks_url
+    found = await examine_key_set(source_of(url), "")
+
+    assert found.verdict == "fail"
+    assert found.mend == f"see that {url} answers here, and what the issuer publishes there"
+
+
+async def test_a_discovery_document_of_another_issuer_fails() -> None:
+    async with running_issuer() as issuer:
+        found = await examine_key_set(source_of(issuer.discovery_url, "https://other.example"), "x")
+
+    assert (found.name, found.verdict) == ("key set of x", "fail")
+
+
+async def test_keys_that_are_skipped_warn_and_a_private_one_fails() -> None:
+    async with running_issuer() as issuer:
+        second = public(new_key("second"), use="enc")
+        issuer.answers[JWKS] = lambda: web.json_response({"keys": [public(issuer.key), second]})
+        skipped = await examine_key_set(source_of(issuer.jwks_url), "")
+        issuer.answers[JWKS] = lambda: web.json_response(
+            {"keys": [public(issuer.key), issuer.key.as_dict(private=True)]}
+        )
+        exposed = await examine_key_set(source_of(issuer.jwks_url), "")
+
+    assert skipped.verdict == "warn"
+    assert skipped.says == "a key that can verify; skipped are key 2 ('second'): its 'use' is not \"sig\""
+    assert exposed.verdict == "fail"
+    assert "private key" in exposed.says

@@ -13,7 +13,7 @@ import rich_click as click
 
 from gateway.cli.console import config_option, json_option, say
 from gateway.config import Configuration, load
-from gateway.doctor import Finding, examine_database, examine_homeserver
+from gateway.doctor import Finding, examine_database, examine_homeserver, examine_key_set
 from gateway.errors import ConfigurationError
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool
@@ -57,6 +57,8 @@ async def _examine(configuration: Configuration) -> list[Finding]:
         found = await examine_homeserver(homeserver, leeway, time.time)
     finally:
         await pool.close()
+    sources = {issuer.key_source: issuer for issuer in configuration.issuers if issuer.key_source is not None}
+    found += [await examine_key_set(source, ", ".join(issuer.settings.issuer)) for source, issuer in sources.items()]
     return [*found, await examine_database(settings.database)]
 
 

@@ -187,7 +187,7 @@ def _shown(members: dict[str, Any], name: str) -> str:
 
 def _keys(issuer: ConfiguredIssuer) -> KeySet:
     source = issuer.key_source
-    return issuer.key_set if source is None else asyncio.run(fetch_once(source))
+    return issuer.key_set if source is None else asyncio.run(fetch_once(source)).keys
 
 
 def _json(value: object) -> str:
