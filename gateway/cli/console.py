@@ -36,7 +36,7 @@ config_option = click.option(
     "-c",
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # who can't read it is told so by the report
     default=Path("gateway.toml"),
     show_default=True,
     envvar="MATRIX_LOGIN_GATEWAY_CONFIG",

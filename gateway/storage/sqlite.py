@@ -152,9 +152,18 @@ def _upgrade(url: URL) -> migrate.Upgrade:
         with engine.begin() as connection:
             done = migrate.upgrade(connection, lock=_BEGIN)
         _switch_to_wal(engine)  # not before: a file of another program must stay as it is
+        _check_writable(engine)
         return done
     finally:
         engine.dispose()
+
+
+def _check_writable(engine: Engine) -> None:
+    """Write what is there already, and take it back: a read-only file opens well, and fails each login later."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql(_BEGIN)
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+        connection.exec_driver_sql("ROLLBACK")
 
 
 def _make_private(path: str) -> None:

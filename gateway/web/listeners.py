@@ -86,6 +86,7 @@ class Listeners:
         self._reuse_port = reuse_port
         self._shown: Shown | None = None
         self._open: list[Listener] = []
+        self._handed = False
 
     @property
     def addresses(self) -> list[str]:
@@ -104,6 +105,7 @@ class Listeners:
         Sockets that were handed over are listened on instead; on one whose address is wanted, the same is spoken.
         Nobody is taken or turned away yet: that is what `use` does; `discard` closes what was opened for nothing.
         """
+        self._handed = bool(handed)
         if handed:
             spoken = {listen.place: listen for listen in wanted}
             own = {each.sockets[0]: each for each in self._open}
@@ -129,7 +131,9 @@ class Listeners:
 
     def discard(self, prepared: Sequence[Listener]) -> None:
         """Close what `prepare` opened."""
-        _close_but(prepared, self._open)
+        paths = _close_but(prepared, self._open)
+        for path in [] if self._handed else paths:  # those of a supervisor stay for the next start
+            Path(path).unlink(missing_ok=True)
 
     async def use(self, prepared: Sequence[Listener], patience: float = 0) -> None:
         """Take connections there alone from now on; requests that came elsewhere get `patience` seconds."""
@@ -172,13 +176,13 @@ async def _serve(connection: Callable[[], asyncio.Protocol], own: socket.socket,
     return await loop.create_server(connection, sock=own, backlog=_BACKLOG, **tls)
 
 
-def _close_but(listeners: Sequence[Listener], kept: Sequence[Listener]) -> None:
-    """Close the sockets of listeners, but not those that are also another's."""
+def _close_but(listeners: Sequence[Listener], kept: Sequence[Listener]) -> list[str]:
+    """Close the sockets of listeners, but not those that are also another's; return the paths that were theirs."""
     in_use = {id(each) for listener in kept for each in listener.sockets}
-    for listener in listeners:
-        for each in listener.sockets:
-            if id(each) not in in_use:
-                each.close()
+    closed = [(listener, each) for listener in listeners for each in listener.sockets if id(each) not in in_use]
+    for _, each in closed:
+        each.close()
+    return [listener.listen.unix_path for listener, _ in closed if listener.listen.unix_path]
 
 
 async def _bind(listen: Listen, *, reuse_port: bool) -> list[socket.socket]:
