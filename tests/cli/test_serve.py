@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.cli.commands import run
-from tests.fake_homeserver import FakeHomeserver
+from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.running_gateway import LOGIN, mint, write_configuration
 
 
@@ -115,3 +115,36 @@ async def test_a_reload_that_comes_while_it_starts_does_not_end_it(
         await address(made)
         made.send_signal(signal.SIGTERM)
         assert await made.wait() == 0
+
+
+async def test_reloads_that_come_faster_than_they_end_lose_no_request(process: Process) -> None:
+    url = f"http://{await address(process)}/_matrix/client/versions"
+    async with aiohttp.ClientSession() as client:
+        for _ in range(40):
+            process.send_signal(signal.SIGHUP)
+            async with client.get(url) as response:
+                assert response.status == 200
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)  # in the middle of a reload
+    _, log = await process.communicate()
+
+    assert process.returncode == 0
+    assert b"Traceback" not in log
+
+
+async def test_a_reload_while_it_stops_changes_nothing(process: Process, homeserver: FakeHomeserver) -> None:
+    go_on = asyncio.Event()
+    homeserver.faults["slow"] = Fault(wait=go_on)
+    url = f"http://{await address(process)}/slow"
+    async with aiohttp.ClientSession() as client:
+        request = asyncio.create_task(client.get(url))
+        await homeserver.arrived.wait()
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
+        go_on.set()
+        async with await request as response:
+            assert response.status == 404
+    _, log = await process.communicate()
+
+    assert process.returncode == 0
+    assert b"Traceback" not in log
