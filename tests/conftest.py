@@ -3,7 +3,9 @@
 import asyncio
 import importlib.util
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,28 @@ def authority(stranger: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority
     """An authority that the gateway trusts, as an operator makes it do so."""
     monkeypatch.setenv("SSL_CERT_FILE", str(stranger.folder / "authority.pem"))
     return stranger
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system of its own, of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no room on the file system of a directory."""
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
 
 
 @pytest.fixture(scope="session")

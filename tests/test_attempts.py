@@ -19,6 +19,7 @@ import pytest
 from gateway import app
 from gateway.config import load
 from gateway.logs import LogSettings, get_logger
+from tests.conftest import fill
 from tests.fake_homeserver import FakeHomeserver, Fault, User
 from tests.raw_http import connected
 from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, mint, running_gateway, write_configuration
@@ -245,3 +246,22 @@ async def log_in(url: str) -> bool:
                 await asyncio.sleep(0.05)
             except aiohttp.ClientError:
                 return False
+
+
+async def test_a_full_disk_refuses_nobody_who_has_an_account(
+    tmp_path: Path, small_disk: Path, homeserver: FakeHomeserver
+) -> None:
+    database = {"url": f"sqlite:///{small_disk}/gateway.db"}
+    async with running_gateway(tmp_path, homeserver.url, database=database) as gateway:
+        assert (await gateway.log_in(mint("alice"))).status == 200
+        fill(small_disk)
+        for _ in range(20):
+            assert (await gateway.log_in(mint("alice"))).status == 200
+        await until(lambda: "audit_not_written" in gateway.log)
+        assert (await gateway.log_in(mint("bob"))).status == 503
+        assert (await gateway.call("GET", "/_matrix/client/versions")).status == 200
+        (small_disk / "filler").unlink()
+        assert (await gateway.log_in(mint("bob"))).status == 200
+        await until(lambda: "audit_written_again" in gateway.log)
+    with closing(sqlite3.connect(small_disk / "gateway.db")) as kept:
+        assert kept.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.storage.database import DatabaseSettings, upgrade_database
+from tests.conftest import fill
 from tests.running_gateway import Tables, write_configuration
 
 PLAIN = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
@@ -130,25 +130,10 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     assert line == "The database gateway.db can't be used: unable to open database file."
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a file system of its own with no room left."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
-    try:
-        (disk / "filler").write_bytes(b"x" * 12288)
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+def test_a_disk_that_is_full(tmp_path: Path, small_disk: Path) -> None:
+    fill(small_disk)
 
-
-def test_a_disk_that_is_full(tmp_path: Path, full_disk: Path) -> None:
-    line = refused(tmp_path, {"database": {"url": f"sqlite:///{full_disk}/gateway.db"}}, 1)
+    line = refused(tmp_path, {"database": {"url": f"sqlite:///{small_disk}/gateway.db"}}, 1)
 
     assert line.startswith("The database disk/gateway.db can't be used: ")
     assert "full" in line or "disk I/O error" in line
