@@ -10,6 +10,7 @@ upstream/                     the only calls to other servers
 attempts                      what is known of a login, and how its end is told to log and audit
 issuers, *_keys               whose tokens are believed, and where the keys that verify them come from
 sign_in, profile              the story of a login: verify, identify, provide an account, open a session; its profile
+kept_sessions                 sessions that have to be ended elsewhere than at the homeserver
 web/                          the only aiohttp.web: listeners, routes, login, relay, health
 parts, app                    builds everything, and runs it
 doctor, cli/                  what is wrong between gateway and homeserver; the commands

@@ -14,10 +14,11 @@ from gateway.access_log import AccessLog
 from gateway.attempts import Attempts
 from gateway.config import Configuration, Settings
 from gateway.errors import ConfigurationError, Unusable
+from gateway.fetched_keys import exchange
 from gateway.http1 import idle_since
 from gateway.logs import Level, Logger, get_logger, take_library_logs
 from gateway.metrics import Live, Metrics
-from gateway.parts import Lasting, Parts, build, exchange
+from gateway.parts import Lasting, Parts, build
 from gateway.storage.accounts import Accounts
 from gateway.storage.audit import Audit
 from gateway.storage.database import open_database
@@ -62,6 +63,7 @@ async def serve(configuration: Configuration) -> None:
     with supervisor.watched():
         async with running(configuration, log, handed=handed, access=access) as gateway:
             log.info("listening", addresses=" ".join(gateway.addresses), homeserver=settings.homeserver.url)
+            gateway.look()
             supervisor.ready(_where(gateway))
             while True:
                 await awake.wait()
@@ -134,6 +136,8 @@ class Running:
         await self.entrances.use(prepared)
         if parts.pool is not before.pool:
             await before.pool.close()
+        await before.ways.close()
+        self.look()
         log.info("reloaded", after_restart=" ".join(_changed_at_start(before.configuration, configuration)))
         return ""
 
@@ -147,6 +151,10 @@ class Running:
         self._lasting.attempts.audit.hurry()
         for keys in self._parts.fetched.values():
             keys.stop()
+
+    def look(self) -> None:
+        """Have the log say, later, where sessions can't be made before this homeserver."""
+        self._lasting.background.leave(self._parts.ways.look(), "session_method")
 
     def live(self) -> Live:
         """Return what the metrics say of this moment."""
@@ -166,6 +174,7 @@ class Running:
     async def close(self) -> None:
         """End what the current parts hold."""
         await self._parts.pool.close()
+        await self._parts.ways.close()
 
     async def _prepared(self, configuration: Configuration) -> Prepared:
         return await self.entrances.prepare(configuration.settings.server, configuration.certificate)

@@ -18,6 +18,7 @@ from gateway.storage.database import DatabaseSettings, open_database
 from gateway.storage.migrate import NeedsUpgrade
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
+from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.appservice import UNKNOWN_USER
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -44,10 +45,13 @@ class Finding:
     mend: str = ""
 
 
-async def examine_homeserver(homeserver: Homeserver, leeway: int, now: Callable[[], float]) -> list[Finding]:
+async def examine_homeserver(
+    homeserver: Homeserver, leeway: int, now: Callable[[], float], method: SessionMethod | None = None
+) -> list[Finding]:
     """Return what the homeserver shows; the first alone where nothing or something else answers.
 
-    `now` gives seconds since the epoch, `leeway` is the smallest that is configured, in seconds.
+    `now` gives seconds since the epoch, `leeway` is the smallest that is configured, in seconds. `method` is the way
+    to sessions, None for the application service login.
     """
     name = "reachable"
     try:
@@ -59,7 +63,7 @@ async def examine_homeserver(homeserver: Homeserver, leeway: int, now: Callable[
         return [
             Finding(name, "pass", "the homeserver answers"),
             _clock(reply, leeway, moment),
-            *await _Examination(homeserver, *await _software(homeserver)).findings(),
+            *await _Examination(homeserver, method, *await _software(homeserver)).findings(),
         ]
     except Refused as refused:
         mend = "start the homeserver, look at its log, or set [homeserver] url to where it listens"
@@ -132,6 +136,7 @@ class _Examination:
     """The questions to a homeserver that answers."""
 
     homeserver: Homeserver
+    method: SessionMethod | None
     software: str
     version: str
 
@@ -139,10 +144,24 @@ class _Examination:
         """Return what each question showed; raises `Refused` where the homeserver goes away."""
         found = [self._known()]
         whoami = await self.homeserver.call("GET", "/_matrix/client/v3/account/whoami")
-        found += [await self._server_name(whoami), await self._paths(), self._as_token(whoami), await self._login()]
-        if found[-2].verdict == "pass":
-            found.append(await self._namespace())
-        return found
+        found += [await self._server_name(whoami), await self._paths()]
+        if self.homeserver.as_token:
+            found.append(self._as_token(whoami))
+        accepted = found[-1].verdict == "pass"
+        if self.method is not None:
+            return [*found, await self._session_method(self.method)]
+        found.append(await self._login())
+        return [*found, await self._namespace()] if accepted else found
+
+    async def _session_method(self, method: SessionMethod) -> Finding:
+        name = "session method"
+        try:
+            misfit = await method.misfit()
+        except Refused as refused:
+            return Finding(name, "fail", f"can't be seen: {refused.reason}", "start it, and repeat")
+        if misfit:
+            return Finding(name, "fail", misfit, "see [session], and what the README says of its method")
+        return Finding(name, "pass", "sessions can be opened, as far as can be seen without one")
 
     def _known(self) -> Finding:
         if self.software:
@@ -201,14 +220,12 @@ class _Examination:
 
     async def _login(self) -> Finding:
         name = "appservice login"
-        reply = await self.homeserver.ask("/_matrix/client/v3/login")
-        flows = reply.json().get("flows")
-        if reply.status != 200 or not isinstance(flows, list):
-            says = f"the homeserver has no login of its own ({_told(reply)}), as behind Matrix Authentication Service"
+        flows, misfit = await self.homeserver.flows()
+        if misfit:
             return Finding(
-                name, "fail", says, 'use a [session] method other than "appservice", or give it back its login'
+                name, "fail", misfit, 'use a [session] method other than "appservice", or give it back its login'
             )
-        if {"type": "m.login.application_service"} in flows:
+        if "m.login.application_service" in flows:
             return Finding(name, "pass", "offered")
         says = "m.login.application_service is not among the flows of GET /login"
         return Finding(name, "warn", says, "try one login: some homeservers offer it without listing it")

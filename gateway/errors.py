@@ -28,6 +28,7 @@ class Refusal(enum.Enum):
     IDENTITY_REFUSED = enum.auto()
     USER_NOT_FOUND = enum.auto()
     ACCOUNT_LOCKED = enum.auto()
+    ACCOUNT_DEACTIVATED = enum.auto()
     BAD_PARAMETER = enum.auto()
     TOO_MANY_ATTEMPTS = enum.auto()
     HOMESERVER_UNREACHABLE = enum.auto()
@@ -72,6 +73,7 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.IDENTITY_REFUSED: Answer(403, "M_FORBIDDEN", "This identity may not log in here"),
     Refusal.USER_NOT_FOUND: Answer(403, "M_FORBIDDEN", "User not found"),
     Refusal.ACCOUNT_LOCKED: Answer(401, "M_USER_LOCKED", "User account has been locked"),
+    Refusal.ACCOUNT_DEACTIVATED: Answer(403, "M_USER_DEACTIVATED", "This account has been deactivated"),
     Refusal.BAD_PARAMETER: Answer(400, "M_INVALID_PARAM", "{}"),
     Refusal.TOO_MANY_ATTEMPTS: Answer(429, "M_LIMIT_EXCEEDED", "Too Many Requests"),
     Refusal.HOMESERVER_UNREACHABLE: Answer(502, "M_UNKNOWN", "The homeserver cannot be reached"),

@@ -6,7 +6,7 @@ Whatever goes wrong with a fetch, the last good set stays in use until it is too
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -249,3 +249,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnfitKeys):
         return "; ".join(problem.text for problem in error.problems)
     return error.reason if isinstance(error, Refused) else str(error)
+
+
+async def exchange(before: Mapping[KeySource, FetchedKeys], after: Mapping[KeySource, FetchedKeys]) -> None:
+    """Start what is new and stop what is gone; no issuer is waited for."""
+    for source in after.keys() - before.keys():
+        await after[source].start()
+    for source in before.keys() - after.keys():
+        before[source].stop()

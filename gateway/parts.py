@@ -24,8 +24,9 @@ from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.images import Images
 from gateway.upstream.pool import Pool
-from gateway.upstream.sessions.appservice import AppserviceSessions
+from gateway.ways import Ways, build_ways
 from gateway.web.login import Login
+from gateway.web.logout import Logout
 from gateway.web.observed import AccessLines
 from gateway.web.relay import Relay
 from gateway.web.request_ids import RequestIds
@@ -56,6 +57,7 @@ class Parts:
     homeserver: Homeserver
     limits: Limits
     images: Images
+    ways: Ways
     fetched: Mapping[KeySource, FetchedKeys]
     gateway: Gateway
 
@@ -75,6 +77,7 @@ def build(configuration: Configuration, lasting: Lasting, before: Parts | None) 
     limits = before.limits if before and old and old.limits == settings.limits else Limits(settings.limits)
     images = before.images if before and old and old.profile == settings.profile else Images(settings.profile)
     homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
+    ways = build_ways(configuration, homeserver, lasting.database, lasting.background, lasting.now, log)
     avatars = Avatars(lasting.database)
     fetched = _fetched(configuration, lasting, before.fetched if before else {})
     sign_in = SignIn(
@@ -85,17 +88,17 @@ def build(configuration: Configuration, lasting: Lasting, before: Parts | None) 
         accounts=Accounts(lasting.database),
         last_seen=lasting.last_seen,
         used_tokens=UsedTokens(lasting.database, lasting.background),
-        homeserver=homeserver,
-        sessions=AppserviceSessions(homeserver),
-        profile=Profile(settings.profile, homeserver, images, avatars, lasting.background, log),
+        server_name=homeserver.server_name,
+        sessions=ways.method,
+        profile=Profile(configuration.profile, homeserver, images, avatars, lasting.background, log),
         attempts=lasting.attempts,
         background=lasting.background,
         now=lasting.now,
         log=log,
         metrics=lasting.metrics,
     )
-    gateway = _gateway(configuration, sign_in, pool, lasting)
-    return Parts(configuration, pool, homeserver, limits, images, fetched, gateway)
+    gateway = _gateway(configuration, sign_in, pool, ways, lasting)
+    return Parts(configuration, pool, homeserver, limits, images, ways, fetched, gateway)
 
 
 def _fetched(
@@ -110,14 +113,6 @@ def _fetched(
     }
 
 
-async def exchange(before: Mapping[KeySource, FetchedKeys], after: Mapping[KeySource, FetchedKeys]) -> None:
-    """Start what is new and stop what is gone; no issuer is waited for."""
-    for source in after.keys() - before.keys():
-        await after[source].start()
-    for source in before.keys() - after.keys():
-        before[source].stop()
-
-
 def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKeys], log: Logger) -> Issuer:
     if not configured.settings.validate_signature:
         log.warning("signatures_are_not_checked", allowed_by=ALLOW_UNSIGNED)
@@ -126,7 +121,7 @@ def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKey
     return Issuer(keys, configured.settings, configured.mapping, configured.account_rules)
 
 
-def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, lasting: Lasting) -> Gateway:
+def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, ways: Ways, lasting: Lasting) -> Gateway:
     settings, log, request_ids = configuration.settings, lasting.log, RequestIds()
     forward = settings.server.forward_request_id
     relay = Relay(pool, settings.server.via, request_ids if forward else None)
@@ -146,4 +141,5 @@ def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, lasting:
     )
     access = AccessLines(lasting.access, request_ids, settings.server.trusted_proxies) if lasting.access else None
     traffic = lasting.metrics.traffic if settings.server.admin_listen or lasting.admin_handed else None
-    return Gateway(settings.server, login, relay, log, request_ids, traffic, access)
+    logout = Logout(ways.kept, relay, log) if ways.kept else None
+    return Gateway(settings.server, login, relay, log, request_ids, traffic, access, logout)

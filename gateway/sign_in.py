@@ -13,7 +13,6 @@ from typing import Final
 from gateway.attempts import Attempt, Attempts, Client
 from gateway.core.accounts import (
     Account,
-    AccountRules,
     Step,
     check_existence,
     check_made,
@@ -36,26 +35,39 @@ from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade
+from gateway.upstream.homeserver import HomeserverAnswered, MaybeMade
 from gateway.upstream.pool import NotConnected, Reply
-from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
+from gateway.upstream.sessions import MadeMeanwhile, SessionMethod, UnknownUser, Wanted
 
 # How often a row that another login writes is looked at, in seconds; a registration takes 0.05 s or more.
 _LOOK_AGAIN: Final = 0.05
 
 # What is refused whichever token the user brings.
 _OF_THE_USER: Final = frozenset(
-    (Refusal.BAD_LOCALPART, Refusal.IDENTITY_REFUSED, Refusal.USER_NOT_FOUND, Refusal.ACCOUNT_LOCKED)
+    (
+        Refusal.BAD_LOCALPART,
+        Refusal.IDENTITY_REFUSED,
+        Refusal.USER_NOT_FOUND,
+        Refusal.ACCOUNT_LOCKED,
+        Refusal.ACCOUNT_DEACTIVATED,
+    )
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Verified:
-    """A token that passed every check."""
+    """A login whose token passed every check; `session` is there when making the account opened one."""
 
     issuer: Issuer
     claims: Claims
     identity: Identity
+    request: LoginRequest
+    client: Client
+    session: Reply | None = None
+
+    def wanted(self, localpart: str) -> Wanted:
+        may_make = self.issuer.accounts.register_user
+        return Wanted(localpart, self.request, self.identity.display_name, self.client.fields, may_make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +79,8 @@ class SignIn:
     accounts: Accounts
     last_seen: LastSeen
     used_tokens: UsedTokens
-    homeserver: Homeserver
-    sessions: AppserviceSessions
+    server_name: str
+    sessions: SessionMethod
     profile: Profile
     attempts: Attempts
     background: Background
@@ -126,16 +138,17 @@ class SignIn:
         identity = identify(claims, issuer.mapping)
         if not issuer.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
-        who = _Verified(issuer, claims, identity)
+        who = _Verified(issuer, claims, identity, request, attempt.client)
         account = None
         try:
             with self.metrics.login_step("database"):
                 account = choose_account(await self.accounts.find(identity), identity)
                 check_names(request, identity.user_id if account is None else self._user_id(account))
-                await self._use_up(who, request, now)
+                self.sessions.check(request)
+                await self._use_up(who, now)
             account, made = await self._admit(who, account)
             with self.metrics.login_step("session"):
-                reply = await self._open_session(account, issuer.accounts, request, attempt.client)
+                reply = who.session or await self._open_session(who, account)
             # Whoever locked it meanwhile has ended the sessions that were there; nobody gets the token of this one.
             check_open(await self.accounts.get(account.localpart))
         except (Refused, HomeserverAnswered) as error:
@@ -157,16 +170,18 @@ class SignIn:
             self.limits.count_login(identity.issuer if identity.issuer_matters else "", identity.subject)
             return await self._provide(who, account)
         except (Refused, HomeserverAnswered) as error:
-            # Not twice, or it could be another login's use that goes.
-            if not _opened_nothing(error) and (error.status == 429 or error.status >= 500):
+            # Not twice, or it could be another login's use that goes; nor where a session may have been opened.
+            asked = isinstance(error, MaybeMade) and self.sessions.makes_accounts
+            used = asked or _opened_nothing(error)
+            if not used and (error.status == 429 or error.status >= 500):
                 await self._give_back(who)
             raise
 
-    async def _use_up(self, who: _Verified, request: LoginRequest, now: float) -> None:
+    async def _use_up(self, who: _Verified, now: float) -> None:
         rules = who.issuer.rules
         if not rules.single_use:
             return
-        device_id = request.device_id if rules.single_use_grace else None
+        device_id = who.request.device_id if rules.single_use_grace else None
         ends = last_valid_moment(who.claims, rules)
         if not await self.used_tokens.use(who.identity.issuer, who.claims["jti"], ends, now, device_id):
             raise Refused(Refusal.ALREADY_USED, reason="single_use is on")
@@ -197,16 +212,17 @@ class SignIn:
                 return account, made
             elif step is Step.WAIT:
                 await asyncio.sleep(_LOOK_AGAIN)
-            elif await self._make_ready(identity, rules, account, step):
+            elif await self._make_ready(who, account, step):
                 made = True
             # Another login may have been faster in each of these.
             account = choose_account(await self.accounts.find(identity), identity)
 
-    async def _make_ready(self, identity: Identity, rules: AccountRules, account: Account | None, step: Step) -> bool:
+    async def _make_ready(self, who: _Verified, account: Account | None, step: Step) -> bool:
         """Bring row and account into being where they are missing; say whether this made the account."""
+        identity, rules = who.identity, who.issuer.accounts
         exists = False
         if step is Step.ASK_HOMESERVER:
-            exists = await self.homeserver.exists(identity.user_id if account is None else self._user_id(account))
+            exists = await self.sessions.exists(identity.localpart if account is None else account.localpart)
             if account is None and await self.accounts.find(identity):
                 return False  # another login may have registered it since; then it is that one's to say
             check_existence(account, rules, exists=exists)
@@ -218,16 +234,19 @@ class SignIn:
             ours = await self.accounts.keep_pending(localpart)
         if not ours:
             return False
-        made = not exists and await self._register(localpart, rules, account)
+        made = not exists and await self._register(who, localpart, account)
         await self.accounts.activate(localpart)
         return made
 
-    async def _register(self, localpart: str, rules: AccountRules, row: Account | None) -> bool:
+    async def _register(self, who: _Verified, localpart: str, row: Account | None) -> bool:
         """Have the account made, and say whether it is new. The row goes after a refusal if this login wrote it."""
+        rules = who.issuer.accounts
         try:
             with self.metrics.login_step("register"):
-                made = await self.homeserver.register(localpart)
+                made = await self.sessions.register(localpart)
             check_made(rules, row, self.now(), made=made)
+            if self.sessions.makes_accounts:
+                made = await self._open_first(who, localpart, row, made=made)
         except (MaybeMade, asyncio.CancelledError):
             await self.accounts.keep_pending(localpart)
             raise
@@ -238,21 +257,31 @@ class SignIn:
         # Where existing accounts are refused, one that is there now was made by a login that broke off.
         return made or rules.existing_accounts == "refuse"
 
-    async def _open_session(
-        self, account: Account, rules: AccountRules, request: LoginRequest, client: Client
-    ) -> Reply:
+    async def _open_first(self, who: _Verified, localpart: str, row: Account | None, *, made: bool) -> bool:
+        """Open the session that makes the account, and say whether it was this one that did."""
+        wanted = who.wanted(localpart)
         try:
-            return await self.sessions.open(account.localpart, request, client.fields)
+            who.session = await self.sessions.open(wanted)
+        except MadeMeanwhile:
+            made = False
+            check_made(who.issuer.accounts, row, self.now(), made=made)
+            who.session = await self.sessions.open(wanted)
+        return made
+
+    async def _open_session(self, who: _Verified, account: Account) -> Reply:
+        wanted = who.wanted(account.localpart)
+        try:
+            return await self.sessions.open(wanted)
         except UnknownUser as unknown:
             # The homeserver lost an account that it had: its database is new, or older than ours.
-            if not rules.register_user:
-                if unknown.doubtful and await self.homeserver.exists(self._user_id(account)):
+            if not wanted.may_make:
+                if unknown.doubtful and await self.sessions.exists(account.localpart):
                     raise HomeserverAnswered(unknown.reply) from None
                 raise user_not_found() from None
-        if await self.homeserver.register(account.localpart):
+        if await self.sessions.register(account.localpart):
             self.log.warning("account_made_again", user_id=self._user_id(account))
         try:
-            return await self.sessions.open(account.localpart, request, client.fields)
+            return await self.sessions.open(wanted)
         except UnknownUser as unknown:
             if unknown.doubtful:
                 raise HomeserverAnswered(unknown.reply) from None
@@ -262,7 +291,7 @@ class SignIn:
             ) from None
 
     def _user_id(self, account: Account) -> str:
-        return f"@{account.localpart}:{self.homeserver.server_name}"
+        return f"@{account.localpart}:{self.server_name}"
 
 
 def _opened_nothing(error: Refused | HomeserverAnswered) -> bool:

@@ -3,85 +3,28 @@
 Rule: it knows only what the gateway relies on; every request is kept as it came, and `faults` make a call go wrong.
 """
 
-import asyncio
 import itertools
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from aiohttp import web
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
 
+from tests.fake_server import CORS, FakeServer, Fault, Seen
+from tests.flavours import SYNAPSE, Flavour, Refusal
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
-Refusal = tuple[int, str]
-CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "X-Requested-With, Date"}
+__all__ = ["JWT_SECRET", "FakeHomeserver", "Fault", "Seen", "User", "running_homeserver"]
 
-
-@dataclass(frozen=True)
-class Flavour:
-    """How one software differs from the others."""
-
-    name: str
-    unknown_user: Refusal
-    no_profile: Refusal = (404, "M_NOT_FOUND")
-    whoami_makes_users: bool = False
-    whoami_knows_all: bool = False
-    needs_password: bool = False
-    needs_from_appservice: bool = False
-    deactivated: Refusal = (403, "M_USER_DEACTIVATED")
-    locked: Refusal = (401, "M_USER_LOCKED")
-
-
-SYNAPSE = Flavour("Synapse", (404, "M_UNKNOWN"), no_profile=(404, "M_UNKNOWN"))
-TUWUNEL = Flavour("Tuwunel", (400, "M_INVALID_PARAM"), whoami_knows_all=True, needs_password=True)
-CONTINUWUITY = Flavour("continuwuity", (404, "M_NOT_FOUND"), whoami_knows_all=True, needs_password=True)
-PALPO = Flavour(
-    "Palpo",
-    (403, "M_FORBIDDEN"),
-    whoami_makes_users=True,
-    needs_from_appservice=True,
-    locked=(403, "M_USER_LOCKED"),
-)
-FLAVOURS = (SYNAPSE, TUWUNEL, CONTINUWUITY, PALPO)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A request as it came."""
-
-    method: str
-    target: str
-    fields: tuple[tuple[bytes, bytes], ...]
-    body: bytes
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    def values(self, name: str) -> list[bytes]:
-        return [value for key, value in self.fields if key.lower() == name.lower().encode()]
-
-    def json(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self.body)
-        return value
-
-
-@dataclass
-class Fault:
-    """What goes wrong with a call, `times` times: an answer instead of the work, a pause, or a broken connection.
-
-    `breaks` is "head" (no answer, no work), "after" (the work is done, no answer) or "body" (half an answer).
-    """
-
-    answer: Refusal | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-    wait: asyncio.Event | None = None
-    breaks: str = ""
-    times: int = 1
+# The secret of the homeserver's own JWT login.
+JWT_SECRET = "the secret that the homeserver has, 32 bytes or more"
 
 
 @dataclass
@@ -103,84 +46,26 @@ class _Refused(Exception):
         )
 
 
-class FakeHomeserver:
+class FakeHomeserver(FakeServer):
     """The state of the homeserver, and what it was asked."""
 
     def __init__(self, flavour: Flavour = SYNAPSE) -> None:
+        super().__init__()
         self.flavour = flavour
+        self.namespace = re.compile(rf"@.*:{re.escape(SERVER_NAME)}")
+        self.being_made: set[str] = set()
+        self.jwt_seen: set[str] = set()
+        self.jwt_claims: dict[str, Any] | None = None  # what tokens must say; None: there is no JWT login
         self.users: dict[str, User] = {}
         self.sessions: dict[str, str] = {}
         self.media: dict[str, tuple[str, bytes]] = {}
         self.devices: dict[str, str] = {}
-        self.seen: list[Seen] = []
-        self.faults: dict[str, Fault] = {}
-        self.answers: dict[str, Callable[[], web.Response]] = {}
-        self.arrived = asyncio.Event()
-        self.port = 0
         self._numbers: Iterator[int] = itertools.count(1)
-        self._runner: web.ServerRunner | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def registered(self) -> int:
         """How often an account was asked for."""
         return len(self.to("/register"))
-
-    def to(self, end: str) -> list[Seen]:
-        """Return the requests whose path ends so."""
-        return [seen for seen in self.seen if seen.path.endswith(end)]
-
-    async def start(self) -> None:
-        self._runner = web.ServerRunner(
-            web.Server(self._handle, access_log=None, auto_decompress=False), shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
-        self.port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        seen = Seen(request.method, request.raw_path, tuple(request.raw_headers), await request.read())
-        self.seen.append(seen)
-        self.arrived.set()
-        name = self._name(seen.path)
-        fault = self.faults.get(name)
-        if fault is None or fault.times == 0:
-            return self._answer(name, seen)
-        fault.times -= 1
-        if fault.wait is not None:
-            await fault.wait.wait()
-        if fault.answer is not None:
-            return self._refusal(fault)
-        response = None if fault.breaks == "head" else self._answer(name, seen)
-        if fault.breaks and response is not None:
-            self._break_off(request, response, fault.breaks)
-        if fault.breaks:
-            assert request.transport is not None
-            request.transport.close()
-        return response or web.Response()
-
-    @staticmethod
-    def _refusal(fault: Fault) -> web.Response:
-        assert fault.answer is not None
-        response = _Refused(fault.answer, "as told", **fault.extra).response
-        response.headers.update(fault.headers)
-        return response
-
-    @staticmethod
-    def _break_off(request: web.BaseRequest, response: web.Response, when: str) -> None:
-        if when == "body":
-            assert isinstance(response.body, bytes)
-            assert request.transport is not None
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-            request.transport.write(head % len(response.body) + response.body[:-5])
 
     def _name(self, path: str) -> str:
         if path.startswith("/_matrix/client/v3/profile/"):
@@ -200,6 +85,7 @@ class FakeHomeserver:
             ("PUT", "profile"): self._set_profile,
             ("POST", "upload"): self._upload,
             ("GET", "whoami"): self._whoami,
+            ("POST", "logout"): self._log_out,
             ("POST", "all"): self._log_out_all,
             ("GET", "devices"): self._list_devices,
             ("DELETE", "device"): self._delete_device,
@@ -212,14 +98,23 @@ class FakeHomeserver:
             return refused.response
 
     def _register(self, seen: Seen) -> web.Response:
-        self._check_appservice(seen)
+        self._check_appservice(seen, self.flavour.register_bad_token)
         body = seen.json()
         name = body["username"]
         if self.flavour.needs_from_appservice and "from_appservice=true" not in seen.target:
             raise _Refused((403, "M_FORBIDDEN"), "registration has been disabled")
+        if not self.flavour.has_login:  # and no registration
+            raise _Refused((404, "M_UNRECOGNIZED"))
+        if not self.flavour.names.fullmatch(name):
+            raise _Refused((400, "M_INVALID_USERNAME"))
+        if not self._is_ours(name):
+            raise _Refused((400, "M_EXCLUSIVE"))
         if name in self.users:
             raise _Refused((400, "M_USER_IN_USE"))
-        self.users[name] = User(was_guest=self.flavour.needs_password and not body.get("password"))
+        self.users[name] = User(
+            name if self.flavour.names_by_localpart else None,
+            was_guest=self.flavour.needs_password and not body.get("password"),
+        )
         return self._json({"user_id": f"@{name}:{SERVER_NAME}"})
 
     def _login(self, seen: Seen) -> web.Response:
@@ -229,41 +124,83 @@ class FakeHomeserver:
             raise _Refused((400, "M_NOT_JSON")) from None
         if not isinstance(body, dict):
             raise _Refused((400, "M_BAD_JSON"))
+        if not self.flavour.has_login:
+            raise _Refused((404, "M_UNRECOGNIZED"))
         if body.get("type") == "m.login.password":
             name = body["identifier"]["user"]
             if name not in self.users or self.users[name].password != body["password"]:
                 raise _Refused((403, "M_FORBIDDEN"), "Invalid username or password")
         elif body.get("type") == "m.login.application_service":
-            self._check_appservice(seen)
+            self._check_appservice(seen, self.flavour.bad_token)
             name = body["identifier"]["user"]
+            if not self._is_ours(name):
+                raise _Refused(self.flavour.outside_namespace)
+        elif body.get("type") == "org.matrix.login.jwt" and self.jwt_claims is not None:
+            name = self._named_by_token(body["token"])
         else:
             raise _Refused((400, "M_UNKNOWN"), "Unknown login type")
         return self._session(name, body)
 
+    def _named_by_token(self, text: str) -> str:
+        """The user of a token, who is made where there is none (Synapse, Palpo and tuwunel do so)."""
+        assert self.jwt_claims is not None
+        try:
+            token = jwt.decode(text, OctKey.import_key(JWT_SECRET), algorithms=["HS256"])
+        except JoseError:
+            raise _Refused((403, "M_FORBIDDEN"), "JWT validation failed: Signature verification failed") from None
+        claims = token.claims
+        for name, value in self.jwt_claims.items():
+            if claims.get(name) != value:
+                raise _Refused((403, "M_FORBIDDEN"), f"JWT validation failed: invalid_claim: Invalid claim '{name}'")
+        if claims["exp"] < time.time():
+            raise _Refused((403, "M_FORBIDDEN"), "JWT validation failed: expired_token: The token is expired")
+        assert claims["nbf"] == claims["iat"] == claims["exp"] - 60
+        assert claims["jti"] not in self.jwt_seen
+        self.jwt_seen.add(claims["jti"])
+        name = str(claims["sub"])
+        if name in self.being_made:  # by somebody else at this moment
+            self.being_made.remove(name)
+            self.users[name] = User(name)
+            raise _Refused((400, "M_USER_IN_USE"), "User ID already taken.")
+        self.users.setdefault(name, User(claims.get("name", name)))
+        return name
+
+    def _is_ours(self, name: str) -> bool:
+        return self.namespace.fullmatch(f"@{name}:{SERVER_NAME}") is not None
+
     def _session(self, name: str, body: dict[str, Any]) -> web.Response:
-        user = self.users.get(name)
-        if user is None:
-            raise _Refused(self.flavour.unknown_user)
-        if user.deactivated:
-            raise _Refused(self.flavour.deactivated)
-        if user.locked:
-            raise _Refused(self.flavour.locked, soft_logout=True)
+        user, flavour = self.users.get(name), self.flavour
+        if user is None and flavour.unknown_user:
+            raise _Refused(flavour.unknown_user)
+        if user and user.deactivated and flavour.deactivated:
+            raise _Refused(flavour.deactivated)
+        if user and user.locked and flavour.locked:
+            raise _Refused(flavour.locked, soft_logout=True)
         number = next(self._numbers)
         user_id, token = f"@{name}:{SERVER_NAME}", f"syt_{number}"
-        self.sessions[token] = user_id
-        self.devices[token] = body.get("device_id") or f"DEVICE{number}"
+        device_id = body.get("device_id") or f"DEVICE{number}"
+        if flavour.ends_old:
+            self._end_sessions(
+                [old for old, id_ in self.devices.items() if (self.sessions[old], id_) == (user_id, device_id)]
+            )
+        if user is not None:  # the token of nobody is dead (Dendrite)
+            self.sessions[token], self.devices[token] = user_id, device_id
         session: dict[str, Any] = {
             "user_id": user_id,
             "access_token": token,
             "home_server": SERVER_NAME,
-            "device_id": self.devices[token],
+            "device_id": device_id,
         }
-        if body.get("refresh_token"):
+        if body.get("refresh_token") and flavour.refreshes:
             session |= {"refresh_token": f"syr_{number}", "expires_in_ms": 300000}
         return self._json(session)
 
     def _flows(self, _seen: Seen) -> web.Response:
-        return self._json({"flows": [{"type": "m.login.password"}, {"type": "m.login.application_service"}]})
+        if not self.flavour.has_login:
+            raise _Refused((404, "M_UNRECOGNIZED"))
+        types = ["m.login.password", "m.login.application_service"]
+        types += ["org.matrix.login.jwt"] if self.jwt_claims is not None else []
+        return self._json({"flows": [{"type": kind} for kind in types]})
 
     def _profile(self, seen: Seen) -> web.Response:
         if "%3A" not in seen.path.split("/")[5]:
@@ -271,7 +208,7 @@ class FakeHomeserver:
         user = self.users.get(self._named(seen.path))
         if user is None:
             raise _Refused(self.flavour.no_profile)
-        if user.display_name is None and self.flavour is SYNAPSE:
+        if user.display_name is None and self.flavour.hides_empty_profiles:
             raise _Refused((404, "M_NOT_FOUND"))
         return self._json({"displayname": user.display_name})
 
@@ -303,8 +240,21 @@ class FakeHomeserver:
             raise _Refused((403, "M_FORBIDDEN"))
         return self._json({"user_id": user_id})
 
+    def _log_out(self, seen: Seen) -> web.Response:
+        return self._end_sessions([self._own_token(seen)])
+
     def _log_out_all(self, seen: Seen) -> web.Response:
-        return self._end_sessions(list(self._sessions_of(seen)))
+        if "user_id=" in seen.target:
+            return self._end_sessions(list(self._sessions_of(seen)))
+        user_id = self.sessions[self._own_token(seen)]
+        return self._end_sessions([token for token, owner in self.sessions.items() if owner == user_id])
+
+    def _own_token(self, seen: Seen) -> str:
+        """The token of a client. Matrix Authentication Service ends no session by its personal token."""
+        token = next(iter(seen.values("authorization")), b"").decode().removeprefix("Bearer ")
+        if token not in self.sessions or token.startswith("mpt_"):
+            raise _Refused((401, "M_UNKNOWN_TOKEN"))
+        return token
 
     def _list_devices(self, seen: Seen) -> web.Response:
         return self._json({"devices": [{"device_id": self.devices[token]} for token in self._sessions_of(seen)]})
@@ -336,9 +286,9 @@ class FakeHomeserver:
         raise _Refused((404, "M_UNRECOGNIZED"))
 
     @staticmethod
-    def _check_appservice(seen: Seen) -> None:
+    def _check_appservice(seen: Seen, refusal: Refusal = (401, "M_UNKNOWN_TOKEN")) -> None:
         if seen.values("authorization") != [f"Bearer {AS_TOKEN}".encode()]:
-            raise _Refused((401, "M_UNKNOWN_TOKEN"))
+            raise _Refused(refusal)
 
     @staticmethod
     def _named(path: str) -> str:

@@ -482,6 +482,8 @@ def test_the_example_has_every_key_and_no_other() -> None:
 
 # What an operator must set, or what only makes sense with a value.
 SET = {("homeserver", "url"), ("homeserver", "server_name"), ("session", "as_token_file"), ("session", "as_token")}
+SET |= {("session", f"jwt_{key}") for key in ("secret", "secret_file", "issuer", "audience", "display_name_claim")}
+SET |= {("session", f"mas_{key}") for key in ("url", "oauth_url", "client_id", "client_secret", "client_secret_file")}
 SET |= {("jwt", key) for key in ("secret", "secret_file", "require_exp", "required_claims", "token_type")}
 SET |= {("server", key) for key in ("tls_certificate", "tls_private_key")}
 SET |= {("jwt", key) for key in ("jwks_url", "discovery_url", "jwks_file")}

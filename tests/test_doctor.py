@@ -9,23 +9,20 @@ import pytest
 from aiohttp import web
 
 from gateway.core.jwk_sets import SetRules
+from gateway.core.personal_sessions import PersonalSession
 from gateway.doctor import Finding, examine_database, examine_homeserver, examine_key_set
 from gateway.issuer_keys import KeySource
 from gateway.storage.database import DatabaseSettings, open_database
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.mas import MasAdmin
 from gateway.upstream.pool import Pool, PoolSettings
-from tests.fake_homeserver import (
-    CONTINUWUITY,
-    FLAVOURS,
-    PALPO,
-    SYNAPSE,
-    TUWUNEL,
-    FakeHomeserver,
-    Fault,
-    Flavour,
-    running_homeserver,
-)
+from gateway.upstream.sessions import SessionMethod, SessionSettings
+from gateway.upstream.sessions.jwt import JwtSessions
+from gateway.upstream.sessions.mas import MasSessions
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, running_homeserver
 from tests.fake_issuer import JWKS, new_key, public, running_issuer
+from tests.fake_mas import CLIENT_SECRET, running_mas
+from tests.flavours import CONTINUWUITY, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
@@ -272,3 +269,60 @@ async def test_keys_that_are_skipped_warn_and_a_private_one_fails() -> None:
     assert skipped.says == "a key that can verify; skipped are key 2 ('second'): its 'use' is not \"sig\""
     assert exposed.verdict == "fail"
     assert "private key" in exposed.says
+
+
+JWT = SessionSettings(method="jwt")
+
+
+async def examine_method(homeserver: FakeHomeserver, method: SessionMethod, as_token: str = "") -> dict[str, Finding]:
+    pool = Pool(PoolSettings(url=homeserver.url, connect_timeout=1), call_timeout=1)
+    try:
+        found = await examine_homeserver(Homeserver(pool, SERVER_NAME, as_token), 60, time.time, method)
+    finally:
+        await pool.close()
+    return {finding.name: finding for finding in found}
+
+
+@asynccontextmanager
+async def jwt_sessions(homeserver: FakeHomeserver, as_token: str = "") -> AsyncIterator[JwtSessions]:
+    pool = Pool(PoolSettings(url=homeserver.url, connect_timeout=1), call_timeout=1)
+    yield JwtSessions(Homeserver(pool, SERVER_NAME, as_token), JWT, JWT_SECRET, time.time)
+    await pool.close()
+
+
+@pytest.mark.parametrize("as_token", ["", AS_TOKEN])
+async def test_jwt_is_looked_at_in_place_of_the_application_service(
+    as_token: str, homeserver: FakeHomeserver
+) -> None:
+    homeserver.jwt_claims = {}
+    async with jwt_sessions(homeserver, as_token) as sessions:
+        found = await examine_method(homeserver, sessions, as_token)
+
+    parts = ["reachable", "clock", "software", "server name", "paths", *(["as_token"] if as_token else [])]
+    assert list(found) == [*parts, "session method"]
+    assert found["session method"].verdict == "pass"
+    assert (homeserver.users, homeserver.sessions) == ({}, {})
+
+
+async def test_a_homeserver_without_jwt_login_fails_where_that_is_the_method(homeserver: FakeHomeserver) -> None:
+    async with jwt_sessions(homeserver) as sessions:
+        found = await examine_method(homeserver, sessions)
+
+    assert found["session method"].verdict == "fail"
+    assert "org.matrix.login.jwt is not among the logins" in found["session method"].says
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_mas_is_asked_itself(*, stopped: bool) -> None:
+    async def keep(_: PersonalSession) -> None:
+        raise AssertionError
+
+    async with running_mas() as mas:
+        admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET)
+        if stopped:
+            await mas.stop()
+        found = await examine_method(mas.homeserver, MasSessions(admin, SERVER_NAME, 0, keep, time.time))
+        await admin.close()
+
+    assert found["session method"].verdict == ("fail" if stopped else "pass")
+    assert "appservice login" not in found

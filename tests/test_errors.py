@@ -37,6 +37,7 @@ JWT = "JWT validation failed: "
         (Refusal.IDENTITY_REFUSED, "", 403, "M_FORBIDDEN", "This identity may not log in here"),
         (Refusal.USER_NOT_FOUND, "", 403, "M_FORBIDDEN", "User not found"),
         (Refusal.ACCOUNT_LOCKED, "", 401, "M_USER_LOCKED", "User account has been locked"),
+        (Refusal.ACCOUNT_DEACTIVATED, "", 403, "M_USER_DEACTIVATED", "This account has been deactivated"),
         (Refusal.BAD_PARAMETER, "'device_id' is", 400, "M_INVALID_PARAM", "'device_id' is"),
         (Refusal.TOO_MANY_ATTEMPTS, "", 429, "M_LIMIT_EXCEEDED", "Too Many Requests"),
     ],

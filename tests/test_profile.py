@@ -111,7 +111,7 @@ async def test_the_name_is_set_at_each_login_and_the_avatar_when_its_claim_chang
 async def test_nothing_is_set_where_the_settings_say_never(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     async with before(homeserver, tmp_path, display_name="never", avatar="never") as gateway:
         await log_in(gateway, "mxc://example.org/a", name="A")
-    assert homeserver.users["alice"] == User()
+    assert homeserver.users["alice"] == User("alice")  # as Synapse names its users
 
 
 @pytest.mark.parametrize(

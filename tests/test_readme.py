@@ -17,6 +17,7 @@ from typing import Any
 import click
 import pytest
 import toml
+import yaml
 from click.testing import CliRunner
 
 from gateway.app import AT_START
@@ -128,6 +129,7 @@ def configured(snippet: str, folder: Path) -> Configuration:
     }
     path = folder / "gateway.toml"
     path.write_text(toml.dumps(table), encoding="utf-8")
+    path.chmod(0o600)
     return load(path, {})
 
 
@@ -244,6 +246,22 @@ def test_each_template_makes_the_localpart_that_its_row_says(cells: list[str], k
 def as_toml(members: str) -> str:
     """JSON members as a TOML inline table."""
     return "{" + re.sub(r'("\w+"): ', r"\1 = ", members) + "}"
+
+
+def test_each_session_method_has_two_files_that_fit(tmp_path: Path) -> None:
+    synapse, mas = map(yaml.safe_load, blocks(section("Session methods"), "yaml"))
+    by_jwt, by_mas = (configured(block, tmp_path) for block in blocks(section("Session methods"), "toml"))
+
+    theirs, ours = synapse["jwt_config"], by_jwt.settings.session
+    assert by_jwt.warnings == by_mas.warnings == ()
+    assert (theirs["secret"], theirs["issuer"]) == (by_jwt.session_secret, ours.jwt_issuer)
+    assert (theirs["algorithm"], theirs["display_name_claim"]) == (ours.jwt_algorithm, ours.jwt_display_name_claim)
+    (client,) = mas["clients"]
+    assert (client["client_id"], client["client_secret"]) == (
+        by_mas.settings.session.mas_client_id,
+        by_mas.session_secret,
+    )
+    assert mas["policy"]["data"]["admin_clients"] == [client["client_id"]]
 
 
 def test_the_quick_start_makes_a_configuration_and_a_token_that_passes(tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ from typing import Any, Final
 import rich_click as click
 
 from gateway.cli.console import config_option, json_option, say
+from gateway.cli.session_method import session_method
 from gateway.config import Configuration, load
 from gateway.doctor import Finding, examine_database, examine_homeserver, examine_key_set
 from gateway.errors import ConfigurationError
-from gateway.upstream.homeserver import Homeserver
-from gateway.upstream.pool import Pool
 
 _STYLES: Final = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 # Seconds that the homeserver may take for an answer here; a healthy one takes milliseconds.
@@ -36,7 +35,8 @@ def doctor(path: Path, registration_path: Path | None, *, as_json: bool) -> None
     """Ask the live homeserver whether this set-up works; changes nothing. Exit status 1 when a part fails."""
     configuration = load(path)
     findings = asyncio.run(_examine(configuration))
-    findings += registration_findings(configuration, registration_path)
+    if configuration.as_token:
+        findings += registration_findings(configuration, registration_path)
     failed = any(finding.verdict == "fail" for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}, indent=2))
@@ -51,12 +51,9 @@ def doctor(path: Path, registration_path: Path | None, *, as_json: bool) -> None
 async def _examine(configuration: Configuration) -> list[Finding]:
     settings = configuration.settings
     leeway = min(issuer.settings.leeway for issuer in configuration.issuers)
-    pool = Pool(settings.homeserver, call_timeout=_PATIENCE)
-    homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
-    try:
-        found = await examine_homeserver(homeserver, leeway, time.time)
-    finally:
-        await pool.close()
+    async with session_method(configuration, call_timeout=_PATIENCE) as (method, homeserver):
+        special = None if settings.session.method == "appservice" else method
+        found = await examine_homeserver(homeserver, leeway, time.time, special)
     sources = {issuer.key_source: issuer for issuer in configuration.issuers if issuer.key_source is not None}
     found += [await examine_key_set(source, ", ".join(issuer.settings.issuer)) for source, issuer in sources.items()]
     return [*found, await examine_database(settings.database)]

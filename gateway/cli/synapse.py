@@ -38,13 +38,17 @@ class SynapseError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class SynapseSettings:
-    """What the caller chooses; `extra` wins over every setting that we would write ourselves."""
+    """What the caller chooses; `extra` wins over every setting that we would write ourselves.
+
+    `python` is the interpreter of the environment that Synapse is installed in.
+    """
 
     server_name: str = "example.org"
     port: int = 0  # 0: any free one
     registration: bool = False
     app_services: tuple[Path, ...] = ()
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    python: Path = Path(sys.executable)
     start_limit: float = 60.0  # seconds; 1 to 5 are usual
     stop_limit: float = 10.0  # seconds from SIGTERM to SIGKILL; 0.1 is usual
 
@@ -68,7 +72,7 @@ async def running_synapse(
 
     `progress` is called with the seconds waited so far, some 20 times a second. Raises SynapseError.
     """
-    if importlib.util.find_spec("synapse") is None:
+    if settings.python == Path(sys.executable) and importlib.util.find_spec("synapse") is None:
         raise SynapseError(
             "Synapse is not installed in this Python environment. "
             "Install it with: pip install 'matrix-login-gateway[demo]'"
@@ -78,7 +82,7 @@ async def running_synapse(
     # Some milliseconds without an await: a cancellation that came in between (and uvloop's own subprocess
     # call lets one in) would leave a process, or a thread that writes files, to nobody.
     log_path = _write_files(directory, port, settings)
-    process = _spawn(log_path)
+    process = _spawn(log_path, settings.python)
     try:
         try:
             async with asyncio.timeout(settings.start_limit):
@@ -161,10 +165,10 @@ def _configuration(directory: Path, port: int, settings: SynapseSettings) -> dic
     }
 
 
-def _spawn(log_path: Path) -> subprocess.Popen[bytes]:
+def _spawn(log_path: Path, python: Path) -> subprocess.Popen[bytes]:
     # -P: modules in the directory are none of Synapse's. A session of its own keeps the terminal's Ctrl-C
     # from it, so that we end it in our order; setpriv (Debian's util-linux) ends it should we be killed.
-    command = [sys.executable, "-P", "-m", "synapse.app.homeserver", "-c", "homeserver.yaml"]
+    command = [str(python), "-P", "-m", "synapse.app.homeserver", "-c", "homeserver.yaml"]
     if setpriv := shutil.which("setpriv"):
         command[:0] = [setpriv, "--pdeathsig", "TERM"]
     with log_path.open("ab") as log:

@@ -11,14 +11,13 @@ from typing import Any
 import rich_click as click
 
 from gateway.cli.console import config_option, json_option, print_table, say
+from gateway.cli.session_method import session_method
 from gateway.config import Configuration, load
 from gateway.core.accounts import Account, State
 from gateway.errors import Refused, Unusable
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
-from gateway.upstream.devices import end_sessions
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
-from gateway.upstream.pool import Pool
+from gateway.upstream.homeserver import HomeserverAnswered
 
 _user = click.argument("user")
 
@@ -105,7 +104,7 @@ def logout(user: str, path: Path) -> None:
 def _end_sessions(configuration: Configuration, localpart: str, before: str) -> None:
     user_id = _user_id(localpart, configuration)
     try:
-        known = asyncio.run(_ended(configuration, user_id))
+        known = asyncio.run(_ended(configuration, localpart))
     except (Refused, HomeserverAnswered) as error:
         reason = error.reason if isinstance(error, Refused) else f"the homeserver answered {error}"
         raise Unusable(
@@ -120,13 +119,9 @@ def _end_sessions(configuration: Configuration, localpart: str, before: str) -> 
         raise Unusable(f"The homeserver has no user {user_id}.")
 
 
-async def _ended(configuration: Configuration, user_id: str) -> bool:
-    settings = configuration.settings.homeserver
-    pool = Pool(settings)
-    try:
-        return await end_sessions(Homeserver(pool, settings.server_name, configuration.as_token), user_id)
-    finally:
-        await pool.close()
+async def _ended(configuration: Configuration, localpart: str) -> bool:
+    async with session_method(configuration) as (method, _):
+        return await method.end_all(localpart)
 
 
 async def _change(

@@ -18,11 +18,11 @@ from gateway.config.material import (
     check_issuers,
     find_database,
     make_key_set,
-    read_as_token,
     read_certificate,
     read_secrets,
 )
 from gateway.config.reading import read_settings
+from gateway.config.session import read_session
 from gateway.config.tables import Entry, IdentitySettings, IssuerSettings, Settings, entries
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
@@ -30,6 +30,7 @@ from gateway.core.keys import KeySet
 from gateway.core.tokens import Trust
 from gateway.errors import ConfigurationError
 from gateway.issuer_keys import KeySource
+from gateway.profile import ProfileSettings
 from gateway.web.certificate import Certificate
 
 __all__ = ["ALLOW_UNSIGNED", "Configuration", "ConfiguredIssuer", "Settings", "load"]
@@ -71,8 +72,16 @@ class Configuration:
     settings: Settings = field(repr=False)
     issuers: tuple[ConfiguredIssuer, ...]
     as_token: str = field(repr=False)
+    session_secret: str = field(repr=False)
     certificate: Certificate | None
     warnings: tuple[str, ...]
+
+    @property
+    def profile(self) -> ProfileSettings:
+        """What is set of a user's profile: nothing where the gateway is no application service."""
+        if self.as_token:
+            return self.settings.profile
+        return self.settings.profile.model_copy(update={"display_name": "never", "avatar": "never"})
 
     def read_again(self) -> "Configuration":
         """Read the file, what it names and the same environment again; raises `ConfigurationError`."""
@@ -88,21 +97,21 @@ class Configuration:
 def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secrets: bool = True) -> Configuration:
     """Read the file and the environment; raises `ConfigurationError` with every problem.
 
-    Without secrets, keys and as_token are empty: that works for a user who may not read their files.
+    Without secrets, keys, as_token and the like are empty: that works for a user who may not read their files.
     """
     settings, report = read_settings(path, environment)
     files = Files(environment, report)
     found = entries(settings)
     check_issuers(settings.jwt, found, report)
     secrets: list[list[str]] = [[] for _ in found]
-    key_sets, as_token, certificate = [NO_KEYS for _ in found], "", None
+    key_sets, as_token, session_secret, certificate = [NO_KEYS for _ in found], "", "", None
     if with_secrets:
         secrets = [read_secrets(entry, files, report) for entry in found]
         if settings.jwt.enable:
             key_sets = [
                 make_key_set(entry, own, environment, report) for entry, own in zip(found, secrets, strict=True)
             ]
-        as_token = read_as_token(settings.session, files, report, needed=settings.jwt.enable)
+        as_token, session_secret = read_session(settings, found, files, report)
         certificate = read_certificate(settings.server, files, report)
     database = find_database(settings.database, files, report)
     advise(settings, found, secrets, report)
@@ -114,6 +123,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
         settings=settings.model_copy(update={"database": database}),
         issuers=tuple(_configured(entry, settings, key_set) for entry, key_set in zip(found, key_sets, strict=True)),
         as_token=as_token,
+        session_secret=session_secret,
         certificate=certificate,
         warnings=tuple(report.warnings),
     )

@@ -15,7 +15,7 @@ from gateway.core import hmac_secrets
 from gateway.core.keys import KeySet, UnfitKeys, build_key_set
 from gateway.issuer_keys import SET_SOURCES
 from gateway.storage.database import DatabaseSettings
-from gateway.upstream.sessions.appservice import SessionSettings
+from gateway.upstream.sessions import SessionSettings
 from gateway.web.certificate import Certificate, UnfitCertificate, make_certificate
 from gateway.web.listen import parse_listen
 from gateway.web.server import ServerSettings

@@ -17,7 +17,7 @@ from gateway.profile import ProfileSettings
 from gateway.settings import OneOrMore, Table
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.homeserver import HomeserverSettings
-from gateway.upstream.sessions.appservice import SessionSettings
+from gateway.upstream.sessions import SessionSettings
 from gateway.web.server import ServerSettings
 
 

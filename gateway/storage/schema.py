@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -82,4 +83,17 @@ logins = Table(
     Column("user_agent", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("request_id", String, nullable=False),
+)
+
+# Sessions that Matrix Authentication Service opened for us, so that they can be ended there. A digest in place of the
+# token; `expires_at` in seconds since the epoch, NULL for one that does not end by itself.
+personal_sessions = Table(
+    "personal_sessions",
+    metadata,
+    Column("token_digest", String, primary_key=True),
+    Column("session_id", String, nullable=False),
+    Column("localpart", String, nullable=False),
+    Column("device_id", String, nullable=False),
+    Column("expires_at", BigInteger, index=True),
+    Index("personal_sessions_localpart_device_id_idx", "localpart", "device_id"),
 )

@@ -24,6 +24,7 @@ OWN_ANSWERS: Final = frozenset(
     (
         "M_USER_DEACTIVATED",
         "M_USER_LOCKED",
+        "ORG_MATRIX_MSC3939_USER_LOCKED",  # as Synapse 1.98 says it
         "M_USER_SUSPENDED",
         "M_RESOURCE_LIMIT_EXCEEDED",
         "M_LIMIT_EXCEEDED",
@@ -58,11 +59,18 @@ class MaybeMade(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Homeserver:
-    """The homeserver as the application service `as_token` sees it. Every call may raise `Refused`."""
+    """The homeserver as the application service `as_token` sees it, or as anybody does where that is "".
+
+    Every call may raise `Refused`.
+    """
 
     pool: Pool
     server_name: str
     as_token: str
+
+    def user_id(self, localpart: str) -> str:
+        """Return the whole user id of a user of this homeserver."""
+        return f"@{localpart}:{self.server_name}"
 
     async def call(
         self,
@@ -82,11 +90,10 @@ class Homeserver:
         return await self.pool.call(method, target, fields, octets, repeat=repeat)
 
     def _fields(self, media_type: str) -> list[Field]:
-        return [
-            (b"Host", self.pool.address.authority.encode()),
-            (b"Authorization", f"Bearer {self.as_token}".encode()),
-            (b"Content-Type", media_type.encode()),
-        ]
+        fields = [(b"Host", self.pool.address.authority.encode()), (b"Content-Type", media_type.encode())]
+        if self.as_token:
+            fields.append((b"Authorization", f"Bearer {self.as_token}".encode()))
+        return fields
 
     async def ask(self, target: str) -> Reply:
         """Ask what the homeserver tells anybody, without our token: Synapse takes one for a federation signature."""
@@ -95,6 +102,26 @@ class Homeserver:
     async def versions(self) -> Reply:
         """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""
         return await self.ask("/_matrix/client/versions")
+
+    async def flows(self) -> tuple[list[str], str]:
+        """Return the types of login that the homeserver offers, and why there is none at all, "" when there is."""
+        reply = await self.ask("/_matrix/client/v3/login")
+        flows = reply.json().get("flows")
+        if reply.status == 200 and isinstance(flows, list):
+            return [str(flow.get("type")) for flow in flows if isinstance(flow, dict)], ""
+        if reply.status >= 500:
+            raise classified(reply, "ask for its login")
+        told = f"{reply.status} {reply.errcode}".strip()
+        return [], f"the homeserver has no login of its own ({told}), as behind Matrix Authentication Service"
+
+    def check_session(self, reply: Reply, localpart: str) -> None:
+        """Refuse a session that is not this user's."""
+        expected = self.user_id(localpart)
+        if reply.json().get("user_id") != expected:
+            raise Refused(
+                Refusal.HOMESERVER_REFUSES_GATEWAY,
+                reason=f"the session is not for {expected}: server_name must be the homeserver's own",
+            )
 
     async def register(self, localpart: str) -> bool:
         """Make the account, False when it is there already; may be repeated.
@@ -107,7 +134,7 @@ class Homeserver:
             raise
         except Refused as refused:
             raise MaybeMade(refused.refusal, reason=refused.reason) from refused
-        user_id = f"@{localpart}:{self.server_name}"
+        user_id = self.user_id(localpart)
         if reply.status == 200 and reply.json().get("user_id") != user_id:
             raise MaybeMade(
                 Refusal.HOMESERVER_REFUSES_GATEWAY,
@@ -153,7 +180,7 @@ class Homeserver:
         if profile.status == 200:
             return True
         # Synapse answers 404 also for a user whose profile is empty.
-        if await self._software() in _TRUE_WHOAMI:
+        if self.as_token and await self.software() in _TRUE_WHOAMI:
             whoami = await self.call("GET", f"/_matrix/client/v3/account/whoami?user_id={quoted}")
             if whoami.status == 200:
                 return True
@@ -190,15 +217,19 @@ class Homeserver:
         if reply.status != 200:
             raise classified(reply, f"set the {key}")
 
-    async def _software(self) -> str:
+    async def software(self) -> str:
+        """Return the name of the software, "" where the homeserver does not say."""
         reply = await self.ask("/_matrix/federation/v1/version")
         server = reply.json().get("server")
         name = server.get("name") if isinstance(server, dict) else None
         return name if isinstance(name, str) else ""
 
 
-def classified(reply: Reply, doing: str) -> HomeserverAnswered | Refused:
-    """Return what a refusal of the homeserver means: for the user, for the operator, or for nobody yet."""
+def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered | Refused:
+    """Return what a refusal of the homeserver means: for the user, for the operator, or for nobody yet.
+
+    `hint` says what an operator can do, where the `as_token` has no part in it.
+    """
     if reply.errcode in OWN_ANSWERS:
         return HomeserverAnswered(reply)
     if reply.errcode == "M_INVALID_USERNAME":
@@ -208,7 +239,7 @@ def classified(reply: Reply, doing: str) -> HomeserverAnswered | Refused:
             Refusal.HOMESERVER_UNREACHABLE,
             reason=f"could not {doing}: the homeserver failed with {reply.status} {reply.errcode}",
         )
-    hint = _HINTS.get(reply.errcode.removeprefix("IO.ELEMENT.MSC4190."), _HINT_FORBIDDEN)
+    hint = hint or _HINTS.get(reply.errcode.removeprefix("IO.ELEMENT.MSC4190."), _HINT_FORBIDDEN)
     return Refused(
         Refusal.HOMESERVER_REFUSES_GATEWAY,
         reason=f"could not {doing}: the homeserver answered {reply.status} {reply.errcode}; {hint}",
@@ -225,7 +256,7 @@ _HINT_NAMESPACE: Final = (
 _HINT_FORBIDDEN: Final = "check as_token and regex in the registration file, and server_name in gateway.toml"
 _HINT_NO_LOGIN: Final = (
     "it has no login for application services (as behind Matrix Authentication Service);"
-    ' method = "appservice" can\'t work there'
+    ' method = "appservice" can\'t work there, [session] method = "mas" can'
 )
 _HINT_SIZE: Final = "it takes no body of this size: set [profile] avatar_max_bytes below the size that it allows"
 _HINTS: Final = {

@@ -98,11 +98,14 @@ class NotConnected(Refused):
 class Pool:
     """Connections to one homeserver. Whatever awaits raises `Refused` where it can't be reached.
 
-    `call_timeout` is what a call of the gateway's own may take, in seconds.
+    `call_timeout` is what a call of the gateway's own may take, in seconds; `name` is whom the log speaks of.
     """
 
-    def __init__(self, settings: PoolSettings, *, call_timeout: float = _CALL_TIMEOUT) -> None:
+    def __init__(
+        self, settings: PoolSettings, *, call_timeout: float = _CALL_TIMEOUT, name: str = "the homeserver"
+    ) -> None:
         self._call_timeout = call_timeout
+        self._name = name
         self.address = parse_address(settings.url)
         self._connect_timeout = settings.connect_timeout
         self._tls = ssl.create_default_context() if self.address.tls else None
@@ -135,11 +138,11 @@ class Pool:
         except TimeoutError as error:
             raise NotConnected(
                 Refusal.HOMESERVER_TOO_SLOW,
-                reason=f"no connection to the homeserver within {self._connect_timeout:g} s",
+                reason=f"no connection to {self._name} within {self._connect_timeout:g} s",
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be one of a host
             raise NotConnected(
-                Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to the homeserver: {error}"
+                Refusal.HOMESERVER_UNREACHABLE, reason=f"no connection to {self._name}: {error}"
             ) from error
         except asyncio.CancelledError:
             connection.abort()  # it may have come about at the same moment
@@ -184,7 +187,7 @@ class Pool:
                         raise
                 return await self._exchange(await self.connect(), method, octets)
         except Broken as error:
-            raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"the homeserver broke off: {error}") from error
+            raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"{self._name} broke off: {error}") from error
         except TimeoutError as error:
             raise Refused(
                 Refusal.HOMESERVER_TOO_SLOW, reason=f"no answer within {self._call_timeout:g} s to {method} {target}"

@@ -29,6 +29,7 @@ from gateway.sockets import Peer
 from gateway.web.answers import refusal, unreadable
 from gateway.web.listen import parse_listen
 from gateway.web.login import Login
+from gateway.web.logout import Logout
 from gateway.web.observed import AccessLines, count
 from gateway.web.relay import Relay, Relayed
 from gateway.web.request_ids import RequestIds
@@ -109,7 +110,10 @@ class ServerSettings(Table):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Handles every request of the public listeners; tells `traffic` and `access` of it, where there are any."""
+    """Handles every request of the public listeners; tells `traffic` and `access` of it, where there are any.
+
+    `logout` is None where the homeserver ends all sessions.
+    """
 
     settings: ServerSettings
     login: Login
@@ -118,6 +122,7 @@ class Gateway:
     request_ids: RequestIds
     traffic: Traffic | None = None
     access: AccessLines | None = None
+    logout: Logout | None = None
     # What is known of each peer; reading addresses takes longer than anything else here.
     _hops: dict[Peer, Hop] = field(default_factory=dict, init=False, repr=False)
 
@@ -165,7 +170,9 @@ class Gateway:
                 return self.login.log_in(request, target, hop)
             case Route.LOGIN_FLOWS:
                 return self.login.flows(request, target, hop)
-            case Route.RELAY:
+            case Route.LOGOUT | Route.LOGOUT_ALL as found if self.logout is not None:
+                return self.logout(request, target, hop, everywhere=found is Route.LOGOUT_ALL)
+            case Route.RELAY | Route.LOGOUT | Route.LOGOUT_ALL:
                 return self.relay(Relayed(request, target, hop))
 
     def _hop(self, peer: Peer) -> Hop:

@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 
 from tests.cli.commands import run
-from tests.fake_homeserver import FakeHomeserver, Fault
+from tests.fake_homeserver import FakeHomeserver, Fault, running_homeserver
+from tests.flavours import BEHIND_MAS
 from tests.running_gateway import LOGIN, mint, write_configuration
 
 
@@ -64,6 +65,16 @@ async def test_it_serves_until_it_is_told_to_stop(process: Process, number: int)
     assert b"login " in log
     assert log.splitlines()[-1].rstrip().endswith(b"stopped")
     assert b"Traceback" not in log
+
+
+async def test_a_method_that_can_not_work_is_said_at_the_start(tmp_path: Path) -> None:
+    async with running_homeserver(BEHIND_MAS) as homeserver:
+        async with serving(write_configuration(tmp_path, homeserver.url, {})) as process:
+            await address(process)
+            assert process.stderr is not None
+            async with asyncio.timeout(10):
+                while b"session_method_does_not_fit" not in await process.stderr.readline():
+                    pass
 
 
 async def test_of_two_that_share_an_address_one_may_crash(

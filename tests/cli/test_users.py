@@ -15,7 +15,8 @@ from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
 from gateway.storage.migrate import migrations_directory
 from tests.cli.commands import TABLES, configured, run
-from tests.fake_homeserver import FakeHomeserver, User
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User
+from tests.fake_mas import running_mas
 from tests.running_gateway import RunningGateway, mint, running_gateway
 
 
@@ -283,3 +284,27 @@ async def test_logout_of_a_user_that_is_nowhere_makes_no_account(
         "The homeserver has no user @carol:example.org.\n",
     )
     assert homeserver.users == {}
+
+
+async def test_logout_and_lock_end_the_sessions_of_another_service(tmp_path: Path) -> None:
+    async with running_mas() as mas, running_gateway(tmp_path, mas.homeserver.url, session=mas.settings) as gateway:
+        for command in ("logout", "lock"):
+            for name in ("alice", "alice", "bob"):
+                await gateway.log_in(mint(name))
+            status, out, errors = await users(gateway, command, "alice")
+            assert (status, errors) == (0, "")
+            assert out.endswith(f"Ended all sessions of {ALICE}.\n")
+            assert {session.user for session in mas.open_sessions} == {"bob"}
+        status, _, errors = await users(gateway, "logout", "carol")
+        assert (status, errors) == (1, "The homeserver has no user @carol:example.org.\n")
+
+
+async def test_logout_says_what_it_needs_where_the_homeserver_opens_sessions_itself(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    session = {"method": "jwt", "jwt_secret": JWT_SECRET, "as_token": None}
+    async with running_gateway(tmp_path, homeserver.url, session=session) as gateway:
+        status, _, errors = await users(gateway, "logout", "alice")
+
+    assert status == 1
+    assert "set [session] as_token" in errors

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import pytest
 from yarl import URL
 
 from gateway.cli.synapse import SynapseSettings, running_synapse
+from tests.end_to_end.old_synapse import old_python
+from tests.flavours import OLD_SYNAPSE, SYNAPSE, Flavour
 from tests.synapse_limits import RATE_LIMITS_OFF
 
 SERVER_NAME = "example.org"
@@ -59,6 +62,16 @@ NARROW_REGISTRATION = {
 }
 
 
+JWT_CONFIG = {
+    "enabled": True,
+    "secret": "f0" * 32,
+    "algorithm": "HS256",
+    "display_name_claim": "name",
+    "issuer": "the gateway",
+    "audiences": ["the homeserver"],
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What Synapse said."""
@@ -80,6 +93,7 @@ class RealSynapse:
     as_token: str = AS_TOKEN
     admin_token: str = ""
     server_name: str = SERVER_NAME
+    flavour: Flavour = SYNAPSE
 
     def user_id(self, localpart: str) -> str:
         return f"@{localpart}:{self.server_name}"
@@ -133,18 +147,17 @@ async def _administrator(synapse: RealSynapse) -> RealSynapse:
     return dataclasses.replace(synapse, admin_token=answer.body["access_token"])
 
 
-@pytest.fixture(scope="session")
-def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
-    if importlib.util.find_spec("synapse") is None and os.environ.get("CI") != "true":
-        pytest.skip("matrix-synapse is not installed")
-    directory: Path = tmp_path_factory.mktemp("synapse")
+@contextlib.contextmanager
+def running(directory: Path, python: Path = Path(sys.executable), **extra: Any) -> Iterator[RealSynapse]:
+    """Run a Synapse with our application services; `extra` are settings of its own."""
     registration, narrow = directory / "registration.yaml", directory / "narrow.yaml"
     registration.write_text(json.dumps(REGISTRATION))
     narrow.write_text(json.dumps(NARROW_REGISTRATION))
     settings = SynapseSettings(
         server_name=SERVER_NAME,
         app_services=(registration, narrow),
-        extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET},
+        extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET, **extra},
+        python=python,
     )
     # A loop of its own, for each test has another one, and not set as the thread's, for that is
     # pytest-asyncio's business. It stands still while tests run: Synapse needs nothing of it.
@@ -155,6 +168,34 @@ def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
             yield runner.run(_administrator(RealSynapse(started.url)))
         finally:
             runner.run(stack.aclose())
+
+
+def needs_synapse() -> None:
+    if importlib.util.find_spec("synapse") is None and os.environ.get("CI") != "true":
+        pytest.skip("matrix-synapse is not installed")
+
+
+@pytest.fixture(scope="session")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    needs_synapse()
+    with running(tmp_path_factory.mktemp("synapse")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def jwt_synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    """A Synapse with a JWT login of its own, and nobody but us who has its secret."""
+    needs_synapse()
+    with running(tmp_path_factory.mktemp("jwt-synapse"), jwt_config=JWT_CONFIG) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def old_synapse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    """The oldest Synapse that we speak of, in an environment of its own that is made once."""
+    python = old_python(request.config.cache.mkdir("environments"))
+    with running(tmp_path_factory.mktemp("old-synapse"), python) as started:
+        yield dataclasses.replace(started, flavour=OLD_SYNAPSE)
 
 
 @pytest.fixture

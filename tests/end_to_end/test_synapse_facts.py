@@ -5,10 +5,14 @@ makes one of these fail, the code that relies on it has to change too.
 """
 
 import asyncio
+import time
 import typing
 from urllib.parse import quote
 
 import pytest
+
+from gateway.core.signing import signed
+from tests.end_to_end.conftest import JWT_CONFIG
 
 if typing.TYPE_CHECKING:
     from tests.end_to_end.conftest import RealSynapse
@@ -163,6 +167,53 @@ async def test_the_application_service_can_not_give_a_user_an_e_mail_address(
     assert added.status >= 400  # a 500: it needs the user's own session, to ask who it is
     assert (await synapse.call("PUT", target, synapse.as_token, wanted)).outcome == (403, "M_FORBIDDEN")
     assert (await synapse.call("GET", target, synapse.admin_token)).body["threepids"] == []
+
+
+@pytest.mark.timeout(300)  # it may be installed first
+async def test_an_old_synapse_opens_a_session_for_a_locked_user_and_refuses_its_token(
+    old_synapse: "RealSynapse", localpart: str
+) -> None:
+    await old_synapse.register(localpart)
+    await old_synapse.lock(old_synapse.user_id(localpart))
+    session = await old_synapse.log_in(localpart)
+
+    assert session.status == 200
+    refusal = await old_synapse.whoami(session.body["access_token"])
+    assert refusal.outcome == (401, "ORG_MATRIX_MSC3939_USER_LOCKED")
+
+
+async def test_an_old_synapse_does_not_tell_no_user_from_an_empty_profile(
+    old_synapse: "RealSynapse", localpart: str
+) -> None:
+    target = f"/_matrix/client/v3/profile/{quote(old_synapse.user_id(localpart), safe='')}"
+
+    assert (await old_synapse.call("GET", target)).outcome == (404, "M_NOT_FOUND")
+
+
+async def test_of_parallel_jwt_logins_that_make_the_account_only_one_gets_a_session(
+    jwt_synapse: "RealSynapse", localpart: str
+) -> None:
+    moment = int(time.time())
+    claims = {"sub": localpart, "exp": moment + 60, "iss": JWT_CONFIG["issuer"], "aud": "the homeserver"}
+    token = signed(claims, str(JWT_CONFIG["secret"]), "HS256")
+    body = {"type": "org.matrix.login.jwt", "token": token}
+    answers = await asyncio.gather(
+        *(jwt_synapse.call("POST", "/_matrix/client/v3/login", None, body) for _ in range(6))
+    )
+
+    assert {answer.outcome for answer in answers} == {(200, None), (400, "M_USER_IN_USE")}
+    assert (await jwt_synapse.call("POST", "/_matrix/client/v3/login", None, body)).status == 200
+
+
+async def test_a_jwt_is_looked_at_for_its_signature_before_its_expiry(
+    jwt_synapse: "RealSynapse", localpart: str
+) -> None:
+    claims = {"sub": localpart, "exp": 60, "iss": JWT_CONFIG["issuer"], "aud": "the homeserver"}
+    for secret, says in ((str(JWT_CONFIG["secret"]), "expired"), ("00" * 32, "ignature")):
+        body = {"type": "org.matrix.login.jwt", "token": signed(claims, secret, "HS256")}
+        answer = await jwt_synapse.call("POST", "/_matrix/client/v3/login", None, body)
+        assert answer.outcome == (403, "M_FORBIDDEN")
+        assert says in answer.body["error"]
 
 
 async def test_the_flows_know_nothing_of_json_web_tokens(synapse: "RealSynapse") -> None:

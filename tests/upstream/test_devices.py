@@ -9,7 +9,8 @@ from gateway.errors import Refused
 from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
-from tests.fake_homeserver import PALPO, FakeHomeserver, Fault, User, running_homeserver
+from tests.fake_homeserver import FakeHomeserver, Fault, User, running_homeserver
+from tests.flavours import PALPO
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 ALICE, BOB = f"@alice:{SERVER_NAME}", f"@bob:{SERVER_NAME}"

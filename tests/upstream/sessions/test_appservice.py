@@ -9,8 +9,10 @@ from gateway.core.login_request import LoginRequest
 from gateway.errors import Refusal, Refused
 from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
 from gateway.upstream.pool import Pool, PoolSettings
-from gateway.upstream.sessions.appservice import AppserviceSessions, UnknownUser
-from tests.fake_homeserver import FLAVOURS, PALPO, SYNAPSE, FakeHomeserver, Flavour, User, running_homeserver
+from gateway.upstream.sessions import UnknownUser, Wanted
+from gateway.upstream.sessions.appservice import AppserviceSessions
+from tests.fake_homeserver import FakeHomeserver, User, running_homeserver
+from tests.flavours import CONTINUWUITY, FLAVOURS, SYNAPSE, TUWUNEL, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 ALICE = f"@alice:{SERVER_NAME}"
@@ -33,21 +35,21 @@ async def sessions_on(
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
 async def test_a_session_is_opened(flavour: Flavour) -> None:
     async with sessions_on(flavour) as (sessions, fake):
-        reply = await sessions.open("alice", LOGIN, ())
+        reply = await sessions.open(Wanted("alice", LOGIN))
         assert fake.sessions[reply.json()["access_token"]] == ALICE
 
 
-@pytest.mark.parametrize("flavour", [f for f in FLAVOURS if f is not PALPO], ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("flavour", [SYNAPSE, TUWUNEL, CONTINUWUITY], ids=lambda flavour: flavour.name)
 async def test_a_user_that_is_not_there_is_known_as_such(flavour: Flavour) -> None:
     async with sessions_on(flavour) as (sessions, _):
         with pytest.raises(UnknownUser):
-            await sessions.open("bob", LOGIN, ())
+            await sessions.open(Wanted("bob", LOGIN))
 
 
 async def test_only_what_the_client_gave_is_asked_for() -> None:
     async with sessions_on() as (sessions, fake):
-        await sessions.open("alice", LOGIN, ((b"User-Agent", b"Phone/1"),))
-        await sessions.open("alice", LoginRequest("token", "D", "Phone", refresh_token=False), ())
+        await sessions.open(Wanted("alice", LOGIN, client=((b"User-Agent", b"Phone/1"),)))
+        await sessions.open(Wanted("alice", LoginRequest("token", "D", "Phone", refresh_token=False)))
     first, second = fake.seen
     needed = {"type": "m.login.application_service", "identifier": {"type": "m.id.user", "user": "alice"}}
     assert first.json() == needed
@@ -60,7 +62,7 @@ async def test_a_refusal_of_the_user_is_the_homeservers_answer() -> None:
     async with sessions_on() as (sessions, fake):
         fake.users["alice"].locked = True
         with pytest.raises(HomeserverAnswered) as answered:
-            await sessions.open("alice", LOGIN, ())
+            await sessions.open(Wanted("alice", LOGIN))
     assert answered.value.reply.status == 401
 
 
@@ -70,5 +72,5 @@ async def test_a_gateway_that_is_not_set_up_for_the_homeserver_gets_no_session(
 ) -> None:
     async with sessions_on(as_token=as_token, server_name=server_name) as (sessions, _):
         with pytest.raises(Refused) as refused:
-            await sessions.open("alice", LOGIN, ())
+            await sessions.open(Wanted("alice", LOGIN))
     assert refused.value.refusal is Refusal.HOMESERVER_REFUSES_GATEWAY

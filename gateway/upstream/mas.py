@@ -1,0 +1,231 @@
+"""The admin API of Matrix Authentication Service (1.5 or newer), as the OAuth client of ours that it trusts.
+
+The client's own access token (RFC 6749 4.4) is kept until shortly before it expires, and asked for once at a time.
+"""
+
+import asyncio
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from gateway.core.headers import Field
+from gateway.errors import Refusal, Refused
+from gateway.upstream.homeserver import MaybeMade
+from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
+from gateway.upstream.sessions import SessionSettings
+
+_SCOPE: Final = "urn:mas:admin"
+# Seconds before its end at which a token is not used any more; the service gives them 300 s.
+_MARGIN: Final = 30
+_NAME: Final = "Matrix Authentication Service"
+_PAGE: Final = 100
+_HINT_CLIENT: Final = (
+    "mas_client_id and mas_client_secret must be those of a client with client_auth_method: client_secret_basic, and"
+    " the policy must name it in admin_clients"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MasUser:
+    """A user as the service knows it."""
+
+    id: str
+    locked: bool
+    deactivated: bool
+
+
+class MasAdmin:
+    """Calls the admin API; times in seconds. Everything raises `Refused` where the service can't or won't."""
+
+    def __init__(self, settings: SessionSettings, client_secret: str, *, connect_timeout: float = 5) -> None:
+        self._api = _pool(settings.mas_url, connect_timeout)
+        self._oauth = _pool(settings.mas_oauth_url, connect_timeout) if settings.mas_oauth_url else self._api
+        # Not form-encoded first, as RFC 6749 2.3.1 has it: the service does not decode them.
+        self._credentials = base64.b64encode(f"{settings.mas_client_id}:{client_secret}".encode())
+        self._token = ""
+        self._good_until = 0.0
+        self._renewal = asyncio.Lock()
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._api.close()
+        await self._oauth.close()
+
+    async def find_user(self, localpart: str) -> MasUser | None:
+        """Return a user, None when there is none with exactly this name."""
+        doing = "look for the user"
+        reply = await self.call("GET", f"users/by-username/{quote(localpart, safe='')}")
+        if reply.status == 404 and "errors" in reply.json():
+            return None
+        _expect(reply, doing, 200)
+        attributes = _attributes(reply)
+        if attributes.get("username") != localpart:
+            return None  # found whatever the case, and another user on the homeserver
+        locked, deactivated = (attributes.get(f"{state}_at") is not None for state in ("locked", "deactivated"))
+        return MasUser(_id(reply, doing), locked, deactivated)
+
+    async def add_user(self, localpart: str) -> bool:
+        """Make a user, False when the name is taken; raises `MaybeMade` where that is not known."""
+        doing = "register the user"
+        reply = await self.call("POST", "users", {"username": localpart}, repeat=False)
+        if reply.status == 400:
+            raise Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
+        if reply.status >= 500:
+            failure = _refused(reply, doing)
+            raise MaybeMade(failure.refusal, reason=failure.reason)
+        _expect(reply, doing, 200, 201, 409)
+        return reply.status != 409
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None, *, repeat: bool = True) -> Reply:
+        """Make a call below `/api/admin/v1/`; `repeat`: it may reach the service twice without harm."""
+        token = await self._access_token()
+        reply = await self._call(token, method, path, body, repeat=repeat)
+        if reply.status != 401:
+            return reply
+        # The service was set up anew, or somebody ended our session: nothing was done, so it can be asked again.
+        if token == self._token:
+            self._good_until = 0.0
+        reply = await self._call(await self._access_token(), method, path, body, repeat=repeat)
+        if reply.status == 401:
+            raise Refused(
+                Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{_NAME} does not accept its own token; {_HINT_CLIENT}"
+            )
+        return reply
+
+    async def open_session(self, user: MasUser, name: str, device_id: str, expires_in: int) -> Reply:
+        """Open a personal session on a device; the answer is 201, or 404 or 410 for a user who can't have one."""
+        body: dict[str, Any] = {
+            "actor_user_id": user.id,
+            "human_name": name,
+            "scope": f"urn:matrix:client:api:* urn:matrix:client:device:{device_id}",
+        }
+        if expires_in:
+            body["expires_in"] = expires_in
+        # Not twice: the service may have opened a session that nobody would know of.
+        reply = await self.call("POST", "personal-sessions", body, repeat=False)
+        _expect(reply, "open the session", 201, 404, 410)
+        return reply
+
+    async def revoke(self, session_id: str) -> bool:
+        """End a personal session; False when it had ended already."""
+        reply = await self.call("POST", f"personal-sessions/{quote(session_id, safe='')}/revoke")
+        _expect(reply, "end the session", 200, 404, 409)
+        return reply.status == 200
+
+    async def end_sessions(self, user: MasUser) -> None:
+        """End every session of a user, of whichever kind."""
+        reply = await self.call("POST", f"users/{user.id}/kill-sessions")
+        _expect(reply, "end the sessions", 200, 400)  # 400: there was none of these kinds
+        listed = f"personal-sessions?filter[actor_user]={user.id}&filter[status]=active&page[first]={_PAGE}"
+        while ids := await self._listed(listed):
+            if not any([await self.revoke(session_id) for session_id in ids]):
+                raise Refused(
+                    Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{_NAME} shows sessions that it does not end"
+                )
+
+    async def _listed(self, path: str) -> list[str]:
+        reply = await self.call("GET", path)
+        _expect(reply, "list the sessions", 200)
+        data = reply.json().get("data")
+        if not isinstance(data, list):
+            raise _unclear("list the sessions")
+        return [entry["id"] for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+    async def _call(self, token: str, method: str, path: str, body: dict[str, Any] | None, *, repeat: bool) -> Reply:
+        fields = [_host(self._api), (b"Authorization", f"Bearer {token}".encode())]
+        octets = b""
+        if body is not None:
+            fields.append((b"Content-Type", b"application/json"))
+            octets = json.dumps(body).encode()
+        try:
+            return await self._api.call(method, f"/api/admin/v1/{path}", fields, octets, repeat=repeat)
+        except NotConnected:
+            raise
+        except Refused as refused:
+            if repeat:
+                raise
+            raise MaybeMade(refused.refusal, reason=refused.reason) from refused
+
+    async def _access_token(self) -> str:
+        """Return a token that is good for a while; whoever comes while one is asked for waits for that one."""
+        loop = asyncio.get_running_loop()
+        async with self._renewal:
+            if loop.time() >= self._good_until:
+                self._token, lifetime = await self._ask_for_token()
+                self._good_until = loop.time() + lifetime - min(_MARGIN, lifetime / 2)
+            return self._token
+
+    async def _ask_for_token(self) -> tuple[str, float]:
+        fields = [
+            _host(self._oauth),
+            (b"Authorization", b"Basic " + self._credentials),
+            (b"Content-Type", b"application/x-www-form-urlencoded"),
+        ]
+        form = urlencode({"grant_type": "client_credentials", "scope": _SCOPE}).encode()
+        reply = await self._oauth.call("POST", "/oauth2/token", fields, form)
+        answer = reply.json()
+        if reply.status != 200:
+            hint = f"{answer.get('error')}; {_HINT_CLIENT}"
+            if reply.status == 404:
+                hint = "set mas_oauth_url to where it has /oauth2/token"
+            raise _refused(reply, "get a token", hint)
+        token, lifetime = answer.get("access_token"), answer.get("expires_in")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise _unclear("get a token")
+        return token, float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else 2 * _MARGIN
+
+
+def _pool(url: str | None, connect_timeout: float) -> Pool:
+    return Pool(PoolSettings(url=url or "", connect_timeout=connect_timeout), name=_NAME)
+
+
+def _host(pool: Pool) -> Field:
+    return (b"Host", pool.address.authority.encode())
+
+
+def _data(reply: Reply) -> dict[str, Any]:
+    data = reply.json().get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _attributes(reply: Reply) -> dict[str, Any]:
+    attributes = _data(reply).get("attributes")
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def _id(reply: Reply, doing: str) -> str:
+    value = _data(reply).get("id")
+    if not isinstance(value, str) or not value.isalnum():
+        raise _unclear(doing)
+    return value
+
+
+def opened(reply: Reply) -> tuple[str, str]:
+    """Return id and access token of a session that was opened."""
+    token = _attributes(reply).get("access_token")
+    if not isinstance(token, str):
+        raise _unclear("open the session")
+    return _id(reply, "open the session"), token
+
+
+def _expect(reply: Reply, doing: str, *statuses: int) -> None:
+    if reply.status not in statuses:
+        raise _refused(reply, doing)
+
+
+def _refused(reply: Reply, doing: str, hint: str = "see its log, and that mas_url is its admin API") -> Refused:
+    if reply.status >= 500:
+        return Refused(
+            Refusal.HOMESERVER_UNREACHABLE, reason=f"could not {doing}: {_NAME} failed with {reply.status}"
+        )
+    return Refused(
+        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"could not {doing}: {_NAME} answered {reply.status}; {hint}"
+    )
+
+
+def _unclear(doing: str) -> Refused:
+    return Refused(
+        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"could not {doing}: what answers at mas_url is no {_NAME}"
+    )

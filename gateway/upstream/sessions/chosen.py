@@ -1,0 +1,35 @@
+"""The way to sessions that the configuration chooses, built from its settings."""
+
+from collections.abc import Callable
+
+from gateway.core.personal_sessions import PersonalSession
+from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.mas import MasAdmin
+from gateway.upstream.sessions import SessionMethod, SessionSettings
+from gateway.upstream.sessions.appservice import AppserviceSessions
+from gateway.upstream.sessions.jwt import JwtSessions
+from gateway.upstream.sessions.mas import Keep, MasSessions
+
+
+async def keep_nothing(session: PersonalSession) -> None:
+    """Keep nothing: for those who open no session."""
+
+
+def chosen_method(
+    settings: SessionSettings,
+    secret: str,
+    homeserver: Homeserver,
+    now: Callable[[], float],
+    *,
+    mas: MasAdmin | None = None,
+    keep: Keep = keep_nothing,
+) -> SessionMethod:
+    """Return the method; `secret` is what the homeserver or the service has in common with us.
+
+    `mas` is the admin API that `method = "mas"` needs.
+    """
+    if mas is not None:
+        return MasSessions(mas, homeserver.server_name, settings.mas_expires_in, keep, now)
+    if settings.method == "jwt":
+        return JwtSessions(homeserver, settings, secret, now)
+    return AppserviceSessions(homeserver)

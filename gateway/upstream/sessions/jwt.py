@@ -1,0 +1,132 @@
+"""A session by the homeserver's own JWT login: the verified identity, signed again with the secret that it has.
+
+The homeserver makes accounts itself, so whether one is there has to be asked first, and what the database knows as
+made counts as there. Without an `as_token` only the public profile tells, and no profile counts as no user.
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from gateway.core.headers import Field
+from gateway.core.login_request import LoginRequest
+from gateway.core.signing import signed
+from gateway.errors import Refusal, Refused
+from gateway.upstream.devices import end_sessions
+from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade, classified
+from gateway.upstream.pool import NotConnected, Reply
+from gateway.upstream.sessions import MadeMeanwhile, SessionSettings, UnknownUser, Wanted
+
+LOGIN_TYPE: Final = "org.matrix.login.jwt"
+# How long a token for the homeserver is good, in seconds.
+_LIFETIME: Final = 60
+# The only software that is known to look at `exp` whatever its configuration, after the signature.
+_CHECKS_EXPIRY: Final = "Synapse"
+_HINT: Final = (
+    "jwt_secret, jwt_algorithm, jwt_issuer, jwt_audience and jwt_subject_claim must be those of the homeserver's own"
+    " JWT login"
+)
+_HINT_PROFILE: Final = (
+    "without an as_token, only the public profile says whether a user is there: let all ask for it, or set as_token"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSessions:
+    """Opens sessions with tokens of our own; `now` gives seconds since the epoch."""
+
+    homeserver: Homeserver
+    settings: SessionSettings
+    secret: str
+    now: Callable[[], float]
+    makes_accounts: ClassVar[bool] = True
+
+    def check(self, request: LoginRequest) -> None:
+        """Take every login."""
+
+    async def exists(self, localpart: str) -> bool:
+        """Ask the homeserver."""
+        try:
+            return await self.homeserver.exists(self.homeserver.user_id(localpart))
+        except Refused as refused:
+            if self.homeserver.as_token or refused.refusal is not Refusal.HOMESERVER_REFUSES_GATEWAY:
+                raise
+            reason = refused.reason.partition(";")[0]
+            raise Refused(refused.refusal, reason=f"{reason}; {_HINT_PROFILE}") from None
+
+    async def register(self, localpart: str) -> bool:
+        """Say whether the homeserver will make the account."""
+        return not await self.exists(localpart)
+
+    async def open(self, wanted: Wanted) -> Reply:
+        """Return the homeserver's answer with the session."""
+        if not wanted.may_make and self.homeserver.as_token and not await self.exists(wanted.localpart):
+            raise UnknownUser(Reply(404, [], b""))  # the homeserver lost it, and would make it again
+        token = self._token(wanted.localpart, wanted.display_name, self.now())
+        try:
+            reply = await self._log_in({"token": token, **wanted.fields()}, wanted.client)
+        except NotConnected:
+            raise
+        except Refused as refused:
+            raise MaybeMade(refused.refusal, reason=refused.reason) from refused
+        if reply.status != 200:
+            raise self._meaning(reply)
+        self.homeserver.check_session(reply, wanted.localpart)
+        return reply
+
+    async def end_all(self, localpart: str) -> bool:
+        """End the sessions in the user's name, which takes an `as_token`."""
+        if not self.homeserver.as_token:
+            raise Refused(
+                Refusal.HOMESERVER_REFUSES_GATEWAY,
+                reason="to end sessions the gateway has to be an application service; set [session] as_token",
+            )
+        return await end_sessions(self.homeserver, self.homeserver.user_id(localpart))
+
+    async def misfit(self) -> str:
+        """Look for the login, and where that makes no account try a token that has expired."""
+        flows, misfit = await self.homeserver.flows()
+        if misfit or LOGIN_TYPE not in flows:
+            return misfit or f"{LOGIN_TYPE} is not among the logins that the homeserver offers"
+        if await self.homeserver.software() != _CHECKS_EXPIRY:
+            return ""
+        reply = await self._log_in({"token": self._token("doctor", None, 0)})
+        error = reply.json().get("error")
+        if reply.status == 403 and isinstance(error, str) and "expired" not in error:
+            return f"the homeserver does not accept the gateway's tokens: {error[:200]}"
+        return ""
+
+    def _token(self, localpart: str, display_name: str | None, now: float) -> str:
+        settings, moment = self.settings, int(now)
+        claims: dict[str, Any] = {
+            "iat": moment,
+            "nbf": moment,
+            "exp": moment + _LIFETIME,
+            "jti": secrets.token_urlsafe(16),
+            "iss": settings.jwt_issuer,
+            "aud": settings.jwt_audience,
+            settings.jwt_subject_claim: localpart,
+        }
+        if settings.jwt_display_name_claim:
+            claims[settings.jwt_display_name_claim] = display_name
+        kept = {name: value for name, value in claims.items() if value is not None}
+        return signed(kept, self.secret, settings.jwt_algorithm)
+
+    async def _log_in(self, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:
+        pool = self.homeserver.pool
+        fields = [(b"Host", pool.address.authority.encode()), (b"Content-Type", b"application/json"), *client]
+        body = json.dumps({"type": LOGIN_TYPE, **members}).encode()
+        # Not twice: the homeserver may have opened a session that nobody would know of.
+        return await pool.call("POST", "/_matrix/client/v3/login", fields, body, repeat=False)
+
+    def _meaning(self, reply: Reply) -> HomeserverAnswered | Refused:
+        error = reply.json().get("error")
+        said = f"it says {error[:200]!r}; {_HINT}" if isinstance(error, str) else _HINT
+        meant = classified(reply, "log the user in", said)
+        if isinstance(meant, Refused) and reply.status >= 500:
+            return MaybeMade(meant.refusal, reason=meant.reason)
+        if isinstance(meant, Refused) and reply.errcode == "M_USER_IN_USE":
+            return MadeMeanwhile(meant.refusal, reason=meant.reason)
+        return meant

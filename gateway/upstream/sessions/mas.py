@@ -1,0 +1,127 @@
+"""A session by the admin API of Matrix Authentication Service: a personal session on a device of the user.
+
+The homeserver accepts its token and has no part in making it, so the answer to the client is made here. It has to be
+ended at the service too, and `keep` gets what that needs.
+"""
+
+import json
+import secrets
+import string
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from gateway.core.login_request import LoginRequest
+from gateway.core.personal_sessions import PersonalSession, fits_scope, token_digest
+from gateway.errors import Refusal, Refused
+from gateway.upstream.mas import MasAdmin, MasUser, opened
+from gateway.upstream.pool import Reply
+from gateway.upstream.sessions import UnknownUser, Wanted
+
+Keep = Callable[[PersonalSession], Awaitable[None]]
+
+_NAME: Final = "matrix-login-gateway"
+# As homeservers make them.
+_DEVICE_CHARACTERS: Final = string.ascii_uppercase
+_DEVICE_LENGTH: Final = 10
+# Nobody's name: of it the service says that there is no such user.
+_PROBE: Final = "_login_gateway_probe"
+
+
+@dataclass(frozen=True, slots=True)
+class MasSessions:
+    """Makes users and opens sessions; each is given to `keep` before the client hears of it.
+
+    `expires_in` is in seconds, 0: a session does not end by itself; `now` gives seconds since the epoch.
+    """
+
+    admin: MasAdmin
+    server_name: str
+    expires_in: int
+    keep: Keep
+    now: Callable[[], float]
+    makes_accounts: ClassVar[bool] = False
+
+    def check(self, request: LoginRequest) -> None:
+        """Refuse a device that can't have a session: with another id its keys would be another device's."""
+        if request.device_id is not None and not fits_scope(request.device_id):
+            raise Refused(
+                Refusal.BAD_PARAMETER,
+                "'device_id' must have 10 or more of A-Z, a-z, 0-9 and '-' on this server; leave it out to get one",
+            )
+
+    async def exists(self, localpart: str) -> bool:
+        """Ask the service."""
+        return await self.admin.find_user(localpart) is not None
+
+    async def register(self, localpart: str) -> bool:
+        """Make the user, which the homeserver hears of from the service."""
+        made = await self.admin.add_user(localpart)
+        if not made and await self.admin.find_user(localpart) is None:
+            reason = "the name is taken or reserved on the homeserver, and the service does not know its user"
+            raise Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name", reason=reason)
+        return made
+
+    async def open(self, wanted: Wanted) -> Reply:
+        """Return an answer as a homeserver gives it."""
+        user = await self.admin.find_user(wanted.localpart)
+        if user is None:
+            raise UnknownUser(Reply(404, [], b""))
+        _check_open(user)
+        device_id = wanted.request.device_id or "".join(
+            secrets.choice(_DEVICE_CHARACTERS) for _ in range(_DEVICE_LENGTH)
+        )
+        name = wanted.request.initial_device_display_name or _NAME
+        reply = await self.admin.open_session(user, name, device_id, self.expires_in)
+        if reply.status == 404:
+            raise UnknownUser(Reply(404, [], b""))
+        if reply.status == 410:
+            raise _deactivated()
+        session_id, token = opened(reply)
+        expires_at = int(self.now()) + self.expires_in if self.expires_in else None
+        session = PersonalSession(session_id, wanted.localpart, device_id, token_digest(token), expires_at)
+        try:
+            await self.keep(session)
+        except Refused:
+            await self.admin.revoke(session_id)
+            raise
+        return self._answer(session, token)
+
+    async def end_all(self, localpart: str) -> bool:
+        """End the sessions of every kind there."""
+        user = await self.admin.find_user(localpart)
+        if user is not None:
+            await self.admin.end_sessions(user)
+        return user is not None
+
+    async def misfit(self) -> str:
+        """Say so where the admin API does not let us in."""
+        try:
+            await self.admin.find_user(_PROBE)
+        except Refused as refused:
+            if refused.refusal is not Refusal.HOMESERVER_REFUSES_GATEWAY:
+                raise
+            return refused.reason
+        return ""
+
+    def _answer(self, session: PersonalSession, token: str) -> Reply:
+        members: dict[str, Any] = {
+            "user_id": f"@{session.localpart}:{self.server_name}",
+            "access_token": token,
+            "home_server": self.server_name,
+            "device_id": session.device_id,
+        }
+        if self.expires_in:
+            members["expires_in_ms"] = self.expires_in * 1000
+        return Reply(200, [(b"Content-Type", b"application/json")], json.dumps(members).encode())
+
+
+def _check_open(user: MasUser) -> None:
+    if user.deactivated:
+        raise _deactivated()
+    if user.locked:
+        raise Refused(Refusal.ACCOUNT_LOCKED, reason="locked in Matrix Authentication Service")
+
+
+def _deactivated() -> Refused:
+    return Refused(Refusal.ACCOUNT_DEACTIVATED, reason="deactivated in Matrix Authentication Service")

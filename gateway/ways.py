@@ -1,0 +1,69 @@
+"""The way to sessions that a configuration chooses, with all that a running gateway needs for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.config import Configuration
+from gateway.errors import Refused
+from gateway.kept_sessions import KeptSessions
+from gateway.logs import Logger
+from gateway.storage.database import Database
+from gateway.storage.personal_sessions import PersonalSessions
+from gateway.tasks import Background
+from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.mas import MasAdmin
+from gateway.upstream.sessions import SessionMethod
+from gateway.upstream.sessions.chosen import chosen_method, keep_nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The method, and what it has beside it where the homeserver does not end its sessions."""
+
+    name: str
+    in_use: bool
+    method: SessionMethod
+    log: Logger
+    mas: MasAdmin | None = None
+    kept: KeptSessions | None = None
+
+    async def look(self) -> None:
+        """Say in the log where sessions can't be made before this homeserver; it may be down for now."""
+        if not self.in_use:
+            return
+        try:
+            misfit = await self.method.misfit()
+        except Refused as refused:
+            self.log.info("session_method_not_checked", method=self.name, reason=refused.reason)
+            return
+        if misfit:
+            hint = "`doctor` looks again"
+            self.log.warning("session_method_does_not_fit", method=self.name, reason=misfit, hint=hint)
+
+    async def close(self) -> None:
+        """End the connections."""
+        if self.mas is not None:
+            await self.mas.close()
+
+
+def build_ways(
+    configuration: Configuration,
+    homeserver: Homeserver,
+    database: Database,
+    background: Background,
+    now: Callable[[], float],
+    log: Logger,
+) -> Ways:
+    """Build the way that `[session] method` names; `now` gives seconds since the epoch."""
+    settings, secret = configuration.settings, configuration.session_secret
+    session = settings.session
+    if settings.profile.display_name == "never":
+        session = session.model_copy(update={"jwt_display_name_claim": None})
+    mas = kept = None
+    if session.method == "mas" and settings.jwt.enable:
+        mas = MasAdmin(session, secret, connect_timeout=settings.homeserver.connect_timeout)
+        stored = PersonalSessions(database)
+        kept = KeptSessions(stored, mas, background, now, log)
+    keep = kept.keep if kept else keep_nothing
+    method = chosen_method(session, secret, homeserver, now, mas=mas, keep=keep)
+    return Ways(session.method, settings.jwt.enable, method, log, mas, kept)

@@ -1,0 +1,44 @@
+"""`POST /logout` and `/logout/all` with a token that Matrix Authentication Service gave for us; others are relayed.
+
+Client-server specification, 'POST /_matrix/client/v3/logout'. The body says nothing, and is not looked at.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from gateway.core.headers import Hop
+from gateway.kept_sessions import KeptSessions
+from gateway.logs import Logger
+from gateway.web.answers import CORS_HEADERS, SERVER
+from gateway.web.relay import Relay, Relayed
+
+
+@dataclass(frozen=True, slots=True)
+class Logout:
+    """Ends sessions where they were made."""
+
+    sessions: KeptSessions
+    relay: Relay
+    log: Logger
+
+    async def __call__(
+        self, request: web.BaseRequest, target: str, hop: Hop, *, everywhere: bool
+    ) -> web.StreamResponse:
+        """Answer a logout, of all sessions of the user when `everywhere`."""
+        token = _access_token(request, target)
+        session = await self.sessions.find(token) if token else None
+        if session is None:
+            return await self.relay(Relayed(request, target, hop))
+        await (self.sessions.end_all if everywhere else self.sessions.end)(session)
+        self.log.info("logout", localpart=session.localpart, everywhere=everywhere)
+        return web.json_response({}, headers={**CORS_HEADERS, "Server": SERVER})
+
+
+def _access_token(request: web.BaseRequest, target: str) -> str:
+    """Return the client's token, "" without one (client-server specification, 'Using access tokens')."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return parse_qs(target.partition("?")[2]).get("access_token", [""])[0]

@@ -1,0 +1,164 @@
+"""A homeserver with a way to its sessions, as the scenarios of logins see it: fakes of every kind, real Synapse."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from tests.end_to_end.conftest import JWT_CONFIG, NARROW_AS_TOKEN, RealSynapse
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User, running_homeserver
+from tests.fake_mas import FakeMas, running_mas
+from tests.flavours import BEHIND_MAS, Flavour
+from tests.running_gateway import AS_TOKEN, SERVER_NAME
+
+NOBODYS = "00" * 32
+
+
+class Target(Protocol):
+    """What a scenario does with a homeserver past the gateway, and what it expects of it (`flavour`).
+
+    `session` is the gateway's table for it, `spoiled` one with a wrong secret.
+    """
+
+    flavour: Flavour
+    url: str
+    session: dict[str, Any]
+    spoiled: dict[str, Any]
+
+    async def add(self, localpart: str) -> None: ...
+
+    async def exists(self, localpart: str) -> bool: ...
+
+    async def lock(self, localpart: str) -> None: ...
+
+    async def deactivate(self, localpart: str) -> None: ...
+
+    async def user_of(self, token: str) -> str | None: ...
+
+    def narrow(self) -> dict[str, Any]:
+        """Return the gateway's table for a namespace without hyphens, where there is such a thing."""
+
+
+@dataclass
+class Fake:
+    """A fake homeserver; with `jwt`, by its own JWT login."""
+
+    homeserver: FakeHomeserver
+    jwt: bool = False
+
+    def __post_init__(self) -> None:
+        self.flavour, self.url = self.homeserver.flavour, self.homeserver.url
+        self.session: dict[str, Any] = {"as_token": AS_TOKEN}
+        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
+        if self.jwt:
+            self.homeserver.jwt_claims = {}
+            self.session = {"method": "jwt", "jwt_secret": JWT_SECRET, "as_token": None}
+            self.spoiled = {**self.session, "jwt_secret": NOBODYS}
+
+    async def add(self, localpart: str) -> None:
+        self.homeserver.users[localpart] = User(localpart)
+
+    async def exists(self, localpart: str) -> bool:
+        return localpart in self.homeserver.users
+
+    async def lock(self, localpart: str) -> None:
+        self.homeserver.users[localpart].locked = True
+
+    async def deactivate(self, localpart: str) -> None:
+        self.homeserver.users[localpart].deactivated = True
+
+    async def user_of(self, token: str) -> str | None:
+        return self.homeserver.sessions.get(token)
+
+    def narrow(self) -> dict[str, Any]:
+        self.homeserver.namespace = re.compile(rf"@[a-z0-9]+:{re.escape(SERVER_NAME)}")
+        return self.session
+
+
+@dataclass
+class BehindMas:
+    """A homeserver behind Matrix Authentication Service."""
+
+    mas: FakeMas
+    flavour: Flavour = BEHIND_MAS
+
+    def __post_init__(self) -> None:
+        self.url, self.session = self.mas.homeserver.url, self.mas.settings
+        self.spoiled = {**self.session, "mas_client_secret": NOBODYS}
+
+    async def add(self, localpart: str) -> None:
+        self.mas.add(localpart)
+
+    async def exists(self, localpart: str) -> bool:
+        return localpart in self.mas.users
+
+    async def lock(self, localpart: str) -> None:
+        self.mas.users[localpart].locked = True
+
+    async def deactivate(self, localpart: str) -> None:
+        self.mas.users[localpart].deactivated = True
+
+    async def user_of(self, token: str) -> str | None:
+        return self.mas.homeserver.sessions.get(token)
+
+    def narrow(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@dataclass
+class Real:
+    """A real Synapse; with `jwt`, by its own JWT login."""
+
+    synapse: RealSynapse
+    jwt: bool = False
+
+    def __post_init__(self) -> None:
+        self.flavour, self.url = self.synapse.flavour, self.synapse.url
+        self.session: dict[str, Any] = {"as_token": self.synapse.as_token}
+        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
+        if self.jwt:
+            self.session = {
+                "method": "jwt",
+                "as_token": None,
+                "jwt_secret": JWT_CONFIG["secret"],
+                "jwt_issuer": JWT_CONFIG["issuer"],
+                "jwt_audience": "the homeserver",
+                "jwt_display_name_claim": "name",
+            }
+            self.spoiled = {**self.session, "jwt_secret": NOBODYS}
+
+    async def add(self, localpart: str) -> None:
+        assert (await self.synapse.register(localpart)).status == 200
+
+    async def exists(self, localpart: str) -> bool:
+        user_id = quote(self.synapse.user_id(localpart), safe="")
+        target = f"/_synapse/admin/v2/users/{user_id}"
+        return (await self.synapse.call("GET", target, self.synapse.admin_token)).status == 200
+
+    async def lock(self, localpart: str) -> None:
+        await self.synapse.lock(self.synapse.user_id(localpart))
+
+    async def deactivate(self, localpart: str) -> None:
+        await self.synapse.deactivate(self.synapse.user_id(localpart))
+
+    async def user_of(self, token: str) -> str | None:
+        user_id: str | None = (await self.synapse.whoami(token)).body.get("user_id")
+        return user_id
+
+    def narrow(self) -> dict[str, Any]:
+        return {"as_token": NARROW_AS_TOKEN}
+
+
+@asynccontextmanager
+async def target_of(kind: Flavour | RealSynapse, *, jwt: bool) -> AsyncIterator[Target]:
+    """Run what is to be run of a kind: a fake one, for each test anew."""
+    if isinstance(kind, RealSynapse):
+        yield Real(kind, jwt)
+    elif kind is BEHIND_MAS:
+        async with running_mas() as mas:
+            yield BehindMas(mas)
+    else:
+        async with running_homeserver(kind) as homeserver:
+            yield Fake(homeserver, jwt)

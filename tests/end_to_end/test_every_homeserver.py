@@ -1,0 +1,189 @@
+"""The same logins before every kind of homeserver, fake and real, by every way to a session that it has."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.conftest import RealSynapse
+from tests.end_to_end.targets import Target, target_of
+from tests.flavours import BEHIND_MAS, FLAVOURS, Flavour
+from tests.running_gateway import AS_TOKEN, SERVER_NAME, RunningGateway, mint, running_gateway
+
+pytestmark = pytest.mark.timeout(300)  # one of them installs an old Synapse first
+
+PHONE = "PHONE-0000"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of homeserver, or the fixture that runs one, and whether sessions come from its own JWT login."""
+
+    kind: Flavour | str
+    jwt: bool = False
+
+    def __str__(self) -> str:
+        name = self.kind if isinstance(self.kind, str) else self.kind.name
+        return f"{'behind MAS' if self.kind is BEHIND_MAS else name}{' jwt' if self.jwt else ''}"
+
+
+CASES = (
+    *map(Case, FLAVOURS),
+    *(Case(flavour, jwt=True) for flavour in FLAVOURS if flavour.has_jwt),
+    Case(BEHIND_MAS),
+    Case("synapse"),
+    Case("old_synapse"),
+    Case("jwt_synapse", jwt=True),
+)
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> tuple[Flavour | RealSynapse, bool]:
+    wanted: Case = request.param
+    kind = request.getfixturevalue(wanted.kind) if isinstance(wanted.kind, str) else wanted.kind
+    return kind, wanted.jwt
+
+
+@pytest.fixture
+async def target(case: tuple[Flavour | RealSynapse, bool]) -> AsyncIterator[Target]:
+    kind, jwt = case
+    async with target_of(kind, jwt=jwt) as running:
+        yield running
+
+
+def before(
+    target: Target, directory: Path, session: Mapping[str, Any] | None = None, **tables: Mapping[str, Any]
+) -> AbstractAsyncContextManager[RunningGateway]:
+    return running_gateway(directory, target.url, session=session or target.session, **tables)
+
+
+def user_id(localpart: str) -> str:
+    return f"@{localpart}:{SERVER_NAME}"
+
+
+async def test_the_first_login_makes_the_account_and_the_second_finds_it(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    async with before(target, tmp_path) as gateway:
+        answers = [await gateway.log_in(mint(localpart)) for _ in range(2)]
+
+        assert await target.exists(localpart)
+        for answer in answers:
+            assert answer.body.keys() >= {"user_id", "access_token", "device_id"}
+            assert (answer.status, answer.body["user_id"]) == (200, user_id(localpart))
+            assert await target.user_of(answer.body["access_token"]) == user_id(localpart)
+        assert len({answer.body["access_token"] for answer in answers}) == 2
+        assert len({answer.body["device_id"] for answer in answers}) == 2
+        assert gateway.log.count("made=True") == 1
+
+
+async def test_first_logins_at_once_all_succeed(target: Target, tmp_path: Path, localpart: str) -> None:
+    async with before(target, tmp_path) as gateway:
+        answers = await asyncio.gather(*(gateway.log_in(mint(localpart)) for _ in range(6)))
+
+        assert [answer.status for answer in answers] == [200] * 6
+        for answer in answers:
+            assert await target.user_of(answer.body["access_token"]) == user_id(localpart)
+
+
+async def test_a_device_gets_its_next_session_by_its_id(target: Target, tmp_path: Path, localpart: str) -> None:
+    async with before(target, tmp_path) as gateway:
+        first = await gateway.log_in(mint(localpart), device_id=PHONE, initial_device_display_name="Phone")
+        second = await gateway.log_in(mint(localpart), device_id=PHONE)
+
+        assert first.body["device_id"] == second.body["device_id"] == PHONE
+        assert await target.user_of(second.body["access_token"]) == user_id(localpart)
+        lasts = None if target.flavour.ends_old else user_id(localpart)
+        async with asyncio.timeout(5):
+            while await target.user_of(first.body["access_token"]) != lasts:
+                await asyncio.sleep(0.02)
+
+
+async def test_without_register_user_only_users_who_are_there_log_in(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    async with before(target, tmp_path, jwt={"register_user": False}) as gateway:
+        for _ in range(2):
+            answer = await gateway.log_in(mint(localpart))
+            assert (answer.status, answer.body["error"]) == (403, "User not found")
+        assert not await target.exists(localpart)
+        await target.add(localpart)
+        for _ in range(2):
+            assert (await gateway.log_in(mint(localpart))).body["user_id"] == user_id(localpart)
+        assert "made=True" not in gateway.log
+
+
+async def test_an_account_that_was_there_is_linked(target: Target, tmp_path: Path, localpart: str) -> None:
+    await target.add(localpart)
+    async with before(target, tmp_path) as gateway:
+        answer = await gateway.log_in(mint(localpart))
+        assert (answer.status, answer.body["user_id"]) == (200, user_id(localpart))
+        assert "made=True" not in gateway.log
+
+
+async def test_an_account_that_was_there_is_refused_where_configured(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    await target.add(localpart)
+    session = {"as_token": AS_TOKEN} if target.session.get("method") == "jwt" else {}
+    refuse = {"existing_accounts": "refuse"}
+    async with before(target, tmp_path, {**target.session, **session}, identity=refuse) as gateway:
+        answer = await gateway.log_in(mint(localpart))
+        assert (answer.status, answer.body["error"]) == (403, "This identity may not log in here")
+        new = await gateway.log_in(mint(f"{localpart}-2"))
+        assert (new.status, new.body["user_id"]) == (200, user_id(f"{localpart}-2"))
+
+
+@pytest.mark.parametrize("what", ["locked", "deactivated"])
+async def test_a_user_who_may_not_log_in_hears_it_from_the_homeserver(
+    what: str, target: Target, tmp_path: Path, localpart: str
+) -> None:
+    await target.add(localpart)
+    await (target.lock if what == "locked" else target.deactivate)(localpart)
+    async with before(target, tmp_path) as gateway:
+        answer = await gateway.log_in(mint(localpart))
+
+    status, errcode = getattr(target.flavour, what) or (200, None)
+    assert (answer.status, answer.body.get("errcode")) == (status, errcode)
+    assert what != "locked" or status == 200 or answer.body["soft_logout"] is True
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.jwt and case.kind is not BEHIND_MAS], ids=str, indirect=True
+)
+async def test_a_user_outside_the_namespace_is_the_operators_business(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    async with before(target, tmp_path, target.narrow()) as gateway:
+        inside = localpart.replace("-", "")
+        assert (await gateway.log_in(mint(inside))).body["user_id"] == user_id(inside)
+        answer = await gateway.log_in(mint(localpart))
+        assert (answer.status, answer.body["error"]) == (502, "The login gateway is not set up for this homeserver")
+        assert "regex" in gateway.log
+        assert not await target.exists(localpart)
+
+
+async def test_a_wrong_secret_of_the_gateway_is_the_operators_business(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    async with before(target, tmp_path, target.spoiled) as gateway:
+        answer = await gateway.log_in(mint(localpart))
+        assert (answer.status, answer.body["errcode"]) == (502, "M_UNKNOWN")
+        assert any(key in gateway.log for key in ("as_token", "jwt_secret", "mas_client_secret"))
+        assert not await target.exists(localpart)
+    async with before(target, tmp_path) as gateway:
+        assert (await gateway.log_in(mint(localpart))).status == 200
+
+
+async def test_a_refresh_token_comes_where_the_homeserver_has_some(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    async with before(target, tmp_path) as gateway:
+        answer = await gateway.log_in(mint(localpart), refresh_token=True)
+
+    assert answer.status == 200
+    assert ("refresh_token" in answer.body) is ("expires_in_ms" in answer.body) is target.flavour.refreshes
