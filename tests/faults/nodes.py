@@ -1,0 +1,176 @@
+"""What the faults befall: gateways in processes of their own, killed and started again, and what is behind them.
+
+Rule: whatever starts here ends with its block, and with us should we be killed.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.processes import (
+    START_LIMIT,
+    NotStarted,
+    Running,
+    ask,
+    free_port,
+    log_end,
+    running,
+    until_answers,
+)
+from tests.faults.fast_homeserver import HEAL, STATE
+from tests.postgres_server import PostgresServer, find_programs, running_postgres
+from tests.running_gateway import Tables, write_configuration
+
+NO_LIMITS = {"limits": {name: {"burst": 0, "refill": 1} for name in ("failed_logins_per_address", "logins_per_user")}}
+VERSIONS = "/_matrix/client/versions"
+
+
+@dataclass
+class Homeserver:
+    """The fast homeserver."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(ask(self.port, STATE)[1])
+        return state
+
+    def heal(self) -> None:
+        ask(self.port, HEAL)
+
+
+@contextmanager
+def running_homeserver(
+    directory: Path, failing: float = 0, seed: int = 0, cores: Sequence[int] = ()
+) -> Iterator[Homeserver]:
+    """Run a fast homeserver of which the share `failing` of all calls goes wrong."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.fast_homeserver",
+        str(port),
+        f"--failing={failing}",
+        f"--seed={seed}",
+    ]
+    with running("homeserver", command, directory, _cores(cores), {}) as server:
+        until_answers(server, port, STATE)
+        yield Homeserver(port)
+
+
+@contextmanager
+def running_database() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL of our own."""
+    programs = find_programs()
+    if programs is None:
+        raise NotStarted("PostgreSQL is not installed (Debian: postgresql-15)")
+    with running_postgres(programs) as server:
+        yield server
+
+
+@dataclass
+class Node:
+    """One gateway; `cores` are those that it may run on."""
+
+    name: str
+    folder: Path
+    configuration: Path
+    port: int
+    admin_port: int
+    cores: Sequence[int] = ()
+    starts: int = 0
+    _server: Running | None = None
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._server is not None
+        return self._server.pid
+
+    def spawn(self) -> None:
+        """Start it, and wait for nothing."""
+        self.starts += 1
+        command = [sys.executable, "-m", "gateway", "serve", "-c", str(self.configuration)]
+        name = f"{self.name}-{self.starts}"
+        self._server = self._stack.enter_context(running(name, command, self.folder, _cores(self.cores), {}))
+
+    def wait(self) -> None:
+        """Wait until it listens; raises NotStarted. Nobody behind it is asked."""
+        assert self._server is not None
+        ends = time.monotonic() + START_LIMIT
+        while not self.listens():
+            if self._server.process.poll() is not None or time.monotonic() > ends:
+                raise NotStarted(f"{self.name}: {log_end(self._server)}")
+            time.sleep(0.01)
+
+    def listens(self) -> bool:
+        """Whether it has begun to serve clients; the homeserver is not asked."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def start(self) -> None:
+        self.spawn()
+        self.wait()
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        assert self._server is not None
+        self._server.process.send_signal(signal.SIGKILL)
+        self._server.process.wait()
+        self._stack.close()
+        self._server = None
+
+    def stop(self) -> None:
+        """End it as systemd does, if it runs."""
+        self._stack.close()
+        self._server = None
+
+    @property
+    def log(self) -> str:
+        """What it has written since it was last started."""
+        return (self.folder / f"{self.name}-{self.starts}.log").read_text(encoding="utf-8")
+
+    @property
+    def logs(self) -> str:
+        """All that it has written."""
+        return "".join(path.read_text(encoding="utf-8") for path in sorted(self.folder.glob(f"{self.name}-*.log")))
+
+
+@contextmanager
+def made_node(
+    folder: Path, homeserver: Homeserver, tables: Tables, name: str = "gateway", cores: Sequence[int] = ()
+) -> Iterator[Node]:
+    """Give a gateway that is not started yet; `tables` are its configuration."""
+    own = folder / name
+    own.mkdir()
+    port, admin_port = free_port(), free_port()
+    server = {"listen": [f"127.0.0.1:{port}"], "admin_listen": f"127.0.0.1:{admin_port}", "drain_timeout": 1}
+    whole = {**NO_LIMITS, **tables, "server": {**server, **tables.get("server", {})}}
+    node = Node(name, own, write_configuration(own, homeserver.url, whole), port, admin_port, cores)
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+def _cores(cores: Sequence[int]) -> Sequence[int]:
+    return cores or sorted(os.sched_getaffinity(0))

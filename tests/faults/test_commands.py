@@ -1,0 +1,47 @@
+"""The commands of the faults in short: what they claim holds for a few users and a few kills too."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def figures(directory: Path, name: str, *options: str) -> dict[str, Any]:
+    """Run a command, in which everything has to hold, and return what it found."""
+    file = directory / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.faults.{name}", *options, "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(file.read_text())["figures"]
+    return found
+
+
+@pytest.mark.usefixtures("postgres")  # which says why, where there is none
+def test_first_logins_at_two_gateways_of_which_one_is_killed_make_each_account_once(tmp_path: Path) -> None:
+    found = figures(tmp_path, "first_logins", "--count", "1500", "--every", "0.5")
+
+    assert found["kills"] >= 1
+    assert found["accounts at the homeserver"] == 1500
+
+
+def test_no_kill_breaks_the_database_or_loses_a_user_who_was_answered(tmp_path: Path) -> None:
+    found = figures(tmp_path, "kills", "--count", "6")
+
+    assert found["of them, answered before a kill"] > 0
+
+
+def test_a_homeserver_that_fails_makes_no_wrong_session(tmp_path: Path) -> None:
+    found = figures(tmp_path, "failing", "--count", "25", "--seed", "2")
+
+    assert found["what went wrong at the homeserver"]
