@@ -45,3 +45,11 @@ def test_a_homeserver_that_fails_makes_no_wrong_session(tmp_path: Path) -> None:
     found = figures(tmp_path, "failing", "--count", "25", "--seed", "2")
 
     assert found["what went wrong at the homeserver"]
+
+
+@pytest.mark.usefixtures("postgres")
+def test_the_capacity_is_measured_with_one_gateway_and_with_two(tmp_path: Path) -> None:
+    found = figures(tmp_path, "capacity", "--seconds", "0.5", "--users", "20")
+
+    for count in ("1 gateway", "2 gateways"):
+        assert set(found[f"{count}: answers"]) == {"200"}
