@@ -36,6 +36,7 @@ class Refusal(enum.Enum):
     HOMESERVER_REFUSES_GATEWAY = enum.auto()
     DATABASE_UNAVAILABLE = enum.auto()
     KEYS_UNAVAILABLE = enum.auto()
+    BUSY = enum.auto()
     STOPPING = enum.auto()
     BAD_REQUEST = enum.auto()
     METHOD_NOT_ALLOWED = enum.auto()
@@ -45,14 +46,19 @@ class Refusal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A row of the table: HTTP status, Matrix error code, and the text, `{}` standing for the detail."""
+    """A row of the table: HTTP status, Matrix error code, and the text, `{}` standing for the detail.
+
+    `retry_after`: in how many seconds it may be otherwise, None where trying again helps nobody.
+    """
 
     status: int
     errcode: str
     text: str
+    retry_after: float | None = None
 
 
 _JWT: Final = "JWT validation failed: "
+_NOT_NOW: Final = "Login with a token is not available for the moment"
 
 ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.TOKEN_MISSING: Answer(403, "M_FORBIDDEN", "Token field for JWT is missing"),
@@ -76,20 +82,32 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.ACCOUNT_DEACTIVATED: Answer(403, "M_USER_DEACTIVATED", "This account has been deactivated"),
     Refusal.BAD_PARAMETER: Answer(400, "M_INVALID_PARAM", "{}"),
     Refusal.TOO_MANY_ATTEMPTS: Answer(429, "M_LIMIT_EXCEEDED", "Too Many Requests"),
-    Refusal.HOMESERVER_UNREACHABLE: Answer(502, "M_UNKNOWN", "The homeserver cannot be reached"),
-    Refusal.HOMESERVER_TOO_SLOW: Answer(504, "M_UNKNOWN", "The homeserver takes too long to answer"),
+    Refusal.HOMESERVER_UNREACHABLE: Answer(502, "M_UNKNOWN", "The homeserver cannot be reached", 5),
+    Refusal.HOMESERVER_TOO_SLOW: Answer(504, "M_UNKNOWN", "The homeserver takes too long to answer", 5),
     Refusal.HOMESERVER_REFUSES_GATEWAY: Answer(
         502, "M_UNKNOWN", "The login gateway is not set up for this homeserver"
     ),
-    Refusal.DATABASE_UNAVAILABLE: Answer(503, "M_UNKNOWN", "Login with a token is not available for the moment"),
+    Refusal.DATABASE_UNAVAILABLE: Answer(503, "M_UNKNOWN", _NOT_NOW, 5),
     # Not invalid_key: the token may be good, and its client should try again.
-    Refusal.KEYS_UNAVAILABLE: Answer(503, "M_UNKNOWN", "Login with a token is not available for the moment"),
-    Refusal.STOPPING: Answer(503, "M_UNKNOWN", "The login gateway is being restarted; try again"),
+    Refusal.KEYS_UNAVAILABLE: Answer(503, "M_UNKNOWN", _NOT_NOW),
+    Refusal.BUSY: Answer(503, "M_UNKNOWN", _NOT_NOW, 5),
+    Refusal.STOPPING: Answer(503, "M_UNKNOWN", "The login gateway is being restarted; try again", 2),
     Refusal.BAD_REQUEST: Answer(400, "M_UNKNOWN", "{}"),
     Refusal.METHOD_NOT_ALLOWED: Answer(405, "M_UNRECOGNIZED", "Method not allowed"),
     Refusal.REQUEST_TIMEOUT: Answer(408, "M_UNKNOWN", "The request took too long to arrive"),
     Refusal.HEAD_TOO_LARGE: Answer(431, "M_TOO_LARGE", "The request line or a header field is too large"),
 }
+
+# What is refused whichever token the user brings.
+OF_THE_USER: Final = frozenset(
+    (
+        Refusal.BAD_LOCALPART,
+        Refusal.IDENTITY_REFUSED,
+        Refusal.USER_NOT_FOUND,
+        Refusal.ACCOUNT_LOCKED,
+        Refusal.ACCOUNT_DEACTIVATED,
+    )
+)
 
 # Enough for any real algorithm or claim name; the rest of a hostile one is not repeated to anybody.
 _MAX_DETAIL: Final = 200
@@ -98,7 +116,7 @@ _MAX_DETAIL: Final = 200
 class Refused(Exception):
     """A request is refused: `refusal` picks the answer, `detail` fills its text, `reason` is for the log only.
 
-    `retry_after` is in seconds. Neither `detail` nor `reason` ever holds a token or a secret.
+    `retry_after` is in seconds, without it the table's. Neither `detail` nor `reason` ever holds a token or a secret.
     """
 
     def __init__(
@@ -107,7 +125,7 @@ class Refused(Exception):
         self.refusal = refusal
         self.detail = detail[:_MAX_DETAIL]
         self.reason = reason or self.detail
-        self.retry_after = retry_after
+        self.retry_after = ANSWERS[refusal].retry_after if retry_after is None else retry_after
         super().__init__(f"{refusal.name}: {self.reason}" if self.reason else refusal.name)
 
     @property

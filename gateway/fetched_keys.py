@@ -14,8 +14,9 @@ from gateway.core.jwk_sets import JwkSet, no_keys, read_jwk_set
 from gateway.core.keys import KeySet, UnfitKeys
 from gateway.errors import Refusal, Refused
 from gateway.issuer_keys import KeySource
+from gateway.limits import Places
 from gateway.logs import Logger
-from gateway.storage.key_sets import KeySets, StoredSet
+from gateway.storage.key_sets import CLOCKS_APART, KeySets, StoredSet
 from gateway.tasks import Background
 from gateway.upstream.fetching import NotFetched
 from gateway.upstream.key_sets import KeySetClient
@@ -26,6 +27,8 @@ EARLY_FLOOR: Final = 30
 # How long such a `kid` causes no further fetch, and how many of them are remembered.
 UNKNOWN_SECONDS: Final = 300
 MAX_UNKNOWN: Final = 1000
+# How many logins may wait for a fetch. Their tokens are not verified yet.
+MAX_WAITING: Final = 1000
 # How soon a failed fetch is tried again: doubled each time, from the first to the second.
 RETRY_FIRST: Final = 15
 RETRY_LAST: Final = 300
@@ -108,6 +111,7 @@ class FetchedKeys:
         self._fresh = _Pause()
         self._early = _Pause()
         self._unknown: dict[bytes, _Pause] = {}
+        self._waiting = Places(MAX_WAITING, "logins wait for the key set already")
         self._flight: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
 
@@ -118,12 +122,7 @@ class FetchedKeys:
 
     async def start(self) -> None:
         """Take up the stored set, and go on to fetch the present one without waiting for it."""
-        try:
-            found = await self._stored.find(self._source.url)
-            if found is not None:
-                self._take(await self._read(found.octets), found.octets, min(found.fetched_at, self._now()))
-        except (Refused, UnfitKeys) as error:
-            self._log.warning("stored_key_set_not_usable", reason=_reason(error))
+        await self._take_stored()
         self._loop = self._background.share(self._keep_fresh(), "key_set")
 
     def stop(self) -> None:
@@ -145,7 +144,8 @@ class FetchedKeys:
         if not (self._usable(now) and wanted.found(self._keys)):
             flight = self._early_fetch(wanted, now)
             if wait and flight is not None and not (self._usable(now) and wanted.fits(self._keys)):
-                await asyncio.wait((flight,))
+                with self._waiting.one():
+                    await asyncio.wait((flight,))
         if self._usable(self._now()):
             return self._keys
         if wait:
@@ -190,6 +190,7 @@ class FetchedKeys:
             fetched = await self._client.fetch()
             jwk_set = await self._read(fetched.octets)
         except (NotFetched, UnfitKeys) as error:
+            await self._take_stored()
             self._note_failure(_reason(error))
             return
         self._fresh = _Pause(began, fetched.max_age)
@@ -200,6 +201,17 @@ class FetchedKeys:
         if wanted is not None and not wanted.found(self._keys):
             self._remember_unknown(wanted, began)
         self._background.leave(self._store(StoredSet(fetched.octets, int(began))), "key_set_stored")
+
+    async def _take_stored(self) -> None:
+        """Take up the stored set if it is newer: this gateway's own at a start, later another's on this database."""
+        try:
+            found, now = await self._stored.find(self._source.url), self._now()
+            if found is not None and (
+                self._fetched_at is None or self._fetched_at < found.fetched_at < now + CLOCKS_APART
+            ):
+                self._take(await self._read(found.octets), found.octets, min(found.fetched_at, now))
+        except (Refused, UnfitKeys) as error:
+            self._log.warning("stored_key_set_not_usable", reason=_reason(error))
 
     async def _read(self, octets: bytes) -> JwkSet:
         # Not in the loop: a thousand keys take long enough to hold every request up.

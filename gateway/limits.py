@@ -1,5 +1,10 @@
-"""How often somebody may try: token buckets in the memory of this process (GCRA, by throttled-py)."""
+"""How often somebody may try: token buckets in the memory of this process (GCRA, by throttled-py).
 
+And how many may be at work at once, which bounds what a fault behind the gateway makes wait.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -14,6 +19,9 @@ from gateway.settings import Table
 _BUCKETS: Final = 100_000
 # More than any gateway answers in a minute; far above it the arithmetic of floats ends.
 _MAX_RATE: Final = 1_000_000
+# Logins with a good token that are at work at once. A homeserver that opens 280 sessions a second is 4 seconds behind
+# then, and what waits for one that hangs, or for a database, takes some 30 MB.
+MOST_LOGINS: Final = 1000
 
 
 class Bucket(Table):
@@ -40,6 +48,7 @@ class Limits:
         self._of_address = _Failures(settings.failed_logins_per_address, "failed logins of this address")
         self._of_user = _Failures(settings.failed_logins_per_user, "failed logins of this subject")
         self._logins = limiter(settings.logins_per_user)
+        self.at_work = Places(MOST_LOGINS, "logins are at work already")
 
     def check_address(self, address: str) -> None:
         """Refuse an address that failed too often; "" is an address that isn't known."""
@@ -72,6 +81,26 @@ class Limits:
                     reason="logins of this subject",
                     retry_after=result.state.retry_after,
                 )
+
+
+class Places:
+    """So many that may be at work at once; one more is refused at once, as `what` says."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most = most
+        self._what = what
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take a place for a while; raises `Refused` where none is left."""
+        if self._taken >= self._most:
+            raise Refused(Refusal.BUSY, reason=f"{self._most} {self._what}")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 class _Failures:

@@ -92,7 +92,6 @@ def build(configuration: Configuration, lasting: Lasting, before: Parts | None) 
         sessions=ways.method,
         profile=Profile(configuration.profile, homeserver, images, avatars, lasting.background, log),
         attempts=lasting.attempts,
-        background=lasting.background,
         now=lasting.now,
         log=log,
         metrics=lasting.metrics,
@@ -129,7 +128,7 @@ def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, ways: Wa
     login = Login(
         sign_in=sign_in,
         relay=relay,
-        background=sign_in.background,
+        background=lasting.background,
         log=log,
         login_types=jwt.login_types if jwt.enable else [],
         max_password_bytes=sign_in.issuers.max_token_bytes if jwt.enable and jwt.accept_in_password else 0,

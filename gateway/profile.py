@@ -1,14 +1,16 @@
 """The profile of a user from the token's claims, set beside the answer: it neither slows nor fails a login."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from gateway.core.avatars import Avatar, is_mxc
 from gateway.core.identity import Identity
 from gateway.errors import Refused
+from gateway.limits import Places
 from gateway.logs import Logger
 from gateway.storage.avatars import Avatars
 from gateway.tasks import Background
@@ -18,7 +20,7 @@ from gateway.upstream.images import AT_ONCE, Images, ImageSettings
 
 When = Literal["never", "first_login", "every_login"]
 
-# Users whose avatar is being set or waits for it. More are dropped: images come from servers that may hang.
+# Profiles that are being set or wait for it. More are dropped: images come from servers that may hang.
 _MOST: Final = 1000
 
 
@@ -40,7 +42,8 @@ class Profile:
     background: Background
     log: Logger
     _busy: set[str] = field(default_factory=set)
-    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _places: Places = field(default_factory=lambda: Places(_MOST, "profiles are being set already"))
 
     def set_beside(self, localpart: str, identity: Identity, *, made: bool) -> None:
         """Set what the claims say and the settings want, later; `made`: this login made the account."""
@@ -51,20 +54,24 @@ class Profile:
             self.background.leave(self._set(localpart, name, avatar, made=made), "profile")
 
     async def _set(self, localpart: str, name: str | None, avatar: str | None, *, made: bool) -> None:
-        user_id = f"@{localpart}:{self.homeserver.server_name}"
-        if name:
-            await self._try(user_id, self.homeserver.set_display_name(user_id, name))
-        # Of several logins at once the first one's will do.
-        if avatar and localpart not in self._busy:
-            self._busy.add(localpart)
-            try:
-                await self._try(user_id, self._set_avatar(localpart, user_id, avatar, made=made))
-            finally:
-                self._busy.discard(localpart)
+        user_id = self.homeserver.user_id(localpart)
+        with self._told(user_id), self._places.one():
+            if name:
+                with self._told(user_id):
+                    await self.homeserver.set_display_name(user_id, name)
+            # Of several logins at once the first one's will do.
+            if avatar and localpart not in self._busy:
+                self._busy.add(localpart)
+                try:
+                    await self._set_avatar(localpart, user_id, avatar, made=made)
+                finally:
+                    self._busy.discard(localpart)
 
-    async def _try(self, user_id: str, work: Coroutine[Any, Any, None]) -> None:
+    @contextmanager
+    def _told(self, user_id: str) -> Iterator[None]:
+        """Log a failure, which ends what stands in the block and nothing else."""
         try:
-            await work
+            yield
         except (Refused, HomeserverAnswered, NotFetched) as error:
             self.log.warning("profile_not_set", user_id=user_id, reason=str(error))
 
@@ -86,9 +93,7 @@ class Profile:
 
     async def _upload(self, localpart: str, user_id: str, address: str, known: Avatar) -> Avatar:
         """Return the image at an address as content of the homeserver, which may have it already."""
-        if len(self._busy) > _MOST:
-            raise NotFetched(f"{_MOST} avatars are waiting already")
-        async with self._places:
+        async with self._fetching:
             image = await self.images.fetch(address)
             content = _digest(image.octets)
             # An address with a signature is another one each time.

@@ -25,7 +25,7 @@ from gateway.core.accounts import (
 from gateway.core.identity import Identity, check_allowed, identify
 from gateway.core.login_request import LoginRequest, PastedToken, check_names
 from gateway.core.tokens import Claims, is_signed, last_valid_moment
-from gateway.errors import Refusal, Refused
+from gateway.errors import OF_THE_USER, Refusal, Refused
 from gateway.issuers import Issuer, Issuers
 from gateway.limits import Limits
 from gateway.logs import Logger
@@ -34,24 +34,12 @@ from gateway.profile import Profile
 from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
-from gateway.tasks import Background
 from gateway.upstream.homeserver import HomeserverAnswered, MaybeMade
 from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionMethod, UnknownUser, Wanted
 
 # How often a row that another login writes is looked at, in seconds; a registration takes 0.05 s or more.
 _LOOK_AGAIN: Final = 0.05
-
-# What is refused whichever token the user brings.
-_OF_THE_USER: Final = frozenset(
-    (
-        Refusal.BAD_LOCALPART,
-        Refusal.IDENTITY_REFUSED,
-        Refusal.USER_NOT_FOUND,
-        Refusal.ACCOUNT_LOCKED,
-        Refusal.ACCOUNT_DEACTIVATED,
-    )
-)
 
 
 @dataclass(slots=True)
@@ -83,7 +71,6 @@ class SignIn:
     sessions: SessionMethod
     profile: Profile
     attempts: Attempts
-    background: Background
     now: Callable[[], float]
     log: Logger
     metrics: Metrics
@@ -93,10 +80,13 @@ class SignIn:
 
         Raises `Refused`, or `HomeserverAnswered` where the homeserver refuses this user itself.
         """
-        attempt = Attempt(client, request.device_id or "")
+        attempt, now = Attempt(client, request.device_id or ""), self.now()
         try:
             self.limits.check_address(client.limited_as)
-            return await self._log_in(request, attempt)
+            who = await self._verify(request, attempt, now)
+            # Not before: nobody without a good token takes a place.
+            with self.limits.at_work.one():
+                return await self._log_in(who, attempt, now)
         except (Refused, HomeserverAnswered) as error:
             self._count(error, attempt)
             self.attempts.refused(attempt, error)
@@ -125,12 +115,11 @@ class SignIn:
     def _count(self, error: Refused | HomeserverAnswered, attempt: Attempt) -> None:
         if isinstance(error, Refused) and error.status in {400, 403}:
             self.limits.count_failure(attempt.client.limited_as)
-        of_user = error.refusal in _OF_THE_USER if isinstance(error, Refused) else error.status in {401, 403}
+        of_user = error.refusal in OF_THE_USER if isinstance(error, Refused) else error.status in {401, 403}
         if of_user and attempt.limited_as is not None:
             self.limits.count_user_failure(*attempt.limited_as)
 
-    async def _log_in(self, request: LoginRequest, attempt: Attempt) -> Reply:
-        now = self.now()
+    async def _verify(self, request: LoginRequest, attempt: Attempt, now: float) -> _Verified:
         with self.metrics.login_step("verify"):
             issuer, claims = await self.issuers.verified(request.token, now, attempt)
         if attempt.limited_as is not None:
@@ -138,7 +127,10 @@ class SignIn:
         identity = identify(claims, issuer.mapping)
         if not issuer.rules.validate_signature:
             self.log.warning("signature_not_checked", user_id=identity.user_id)
-        who = _Verified(issuer, claims, identity, request, attempt.client)
+        return _Verified(issuer, claims, identity, request, attempt.client)
+
+    async def _log_in(self, who: _Verified, attempt: Attempt, now: float) -> Reply:
+        identity, request = who.identity, who.request
         account = None
         try:
             with self.metrics.login_step("database"):

@@ -50,7 +50,8 @@ class Keys:
         log = get_logger(LogSettings(level="debug"), self._log)
         self.background = Background(log)
         source = KeySource(issuer.jwks_url, None, SetRules(("ES256", "RS256")), MAX_STALE)
-        self.fetched = FetchedKeys(source, KeySets(database), self.background, lambda: self.now, log)
+        self.stored = KeySets(database)
+        self.fetched = FetchedKeys(source, self.stored, self.background, lambda: self.now, log)
 
     @property
     def log(self) -> str:
@@ -82,9 +83,10 @@ class Keys:
 
 
 @asynccontextmanager
-async def started(issuer: FakeIssuer, directory: Path) -> AsyncIterator[Keys]:
+async def started(issuer: FakeIssuer, directory: Path, now: float = START) -> AsyncIterator[Keys]:
     async with open_database(DatabaseSettings(url=f"sqlite:///{directory}/gateway.db")) as database:
         keys = Keys(issuer, database)
+        keys.now = now
         await keys.fetched.start()
         try:
             yield keys
@@ -349,6 +351,49 @@ async def test_an_answer_that_is_no_good_replaces_no_good_set(
     async with started(issuer, tmp_path) as again:
         await again.settled()
         assert await again.accepts(issuer.mint())
+
+
+async def test_a_gateway_whose_fetches_fail_takes_what_another_on_its_database_fetched(
+    keys: Keys, issuer: FakeIssuer, tmp_path: Path
+) -> None:
+    issuer.rotate("second", keep=False)
+    keys.now += EARLY_FLOOR
+    async with started(issuer, tmp_path, keys.now) as another:
+        assert await another.accepts(issuer.mint())
+        await another.settled()
+    issuer.answers[JWKS] = JUNK[0]
+    assert await keys.accepts(issuer.mint())
+    assert keys.fetched.status.error
+    assert keys.fetched.status.fetched_at == another.fetched.status.fetched_at
+
+
+async def test_a_set_that_another_gateway_stored_far_ahead_of_our_time_is_left(
+    keys: Keys, issuer: FakeIssuer
+) -> None:
+    ahead = int(keys.now + DAY)
+    octets = json.dumps({"keys": [public(new_key("another"))]}).encode()
+    await keys.stored.keep(issuer.jwks_url, StoredSet(octets, ahead))
+    issuer.answers[JWKS] = JUNK[0]
+    keys.now += MIN_AGE
+    assert await keys.accepts(issuer.mint())
+    await keys.settled()
+    assert await keys.accepts(issuer.mint())
+    assert keys.fetched.status.fetched_at == START
+
+
+async def test_more_logins_than_may_wait_for_a_fetch_are_told_to_come_again(
+    issuer: FakeIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    issuer.hold = asyncio.Event()
+    async with started(issuer, tmp_path) as keys:
+        logins = [asyncio.create_task(keys.accepts(issuer.mint())) for _ in range(3)]
+        await until(lambda: issuer.fetches == 1)
+        refused = await keys.refusal(issuer.mint())
+        assert (refused.status, refused.retry_after) == (503, 5)
+        issuer.hold.set()
+        assert all(await asyncio.gather(*logins))
+        assert await keys.accepts(issuer.mint())
 
 
 async def test_keys_that_are_too_old_verify_nothing_until_the_issuer_is_back(keys: Keys, issuer: FakeIssuer) -> None:

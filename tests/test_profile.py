@@ -309,7 +309,7 @@ async def test_of_several_logins_of_a_user_one_fetches(
     assert gate.requests == 1
 
 
-async def test_images_that_would_wait_too_long_are_dropped_with_a_warning(
+async def test_profiles_that_would_wait_too_long_are_dropped_with_a_warning(
     tmp_path: Path, homeserver: FakeHomeserver, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MOST", 3)
@@ -317,6 +317,6 @@ async def test_images_that_would_wait_too_long_are_dropped_with_a_warning(
     async with serving(authority, gate) as server, before(homeserver, tmp_path, server) as gateway:
         for number in range(5):
             assert (await gateway.log_in(mint(f"user{number}", picture=server.url))).status == 200
-        await until(lambda: gateway.log.count("3 avatars are waiting already") == 2)
+        await until(lambda: gateway.log.count("3 profiles are being set already") == 2)
         gate.open.set()
         await until(lambda: sum(user.avatar is not None for user in homeserver.users.values()) == 3)

@@ -34,8 +34,6 @@ Insert: TypeAlias = sqlite.Insert | postgresql.Insert
 InsertInto: TypeAlias = Callable[[TableClause], Insert]
 Statement: TypeAlias = Insert | Update | Delete
 
-# When a login that the database did not take may be tried again, in seconds.
-_RETRY_AFTER: Final = 5
 _NO_ACCOUNT: Final = select(accounts.c.localpart).where(accounts.c.localpart.is_(None))
 _FORMS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 
@@ -209,7 +207,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:  # OSError: TimeoutError is one
-        raise Refused(Refusal.DATABASE_UNAVAILABLE, reason=_describe(error), retry_after=_RETRY_AFTER) from error
+        raise Refused(Refusal.DATABASE_UNAVAILABLE, reason=_describe(error)) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ from gateway.storage.writer import Writer
 _PATIENCE: Final = 5
 # How long SQLite itself waits for a lock. Less than a login waits: a statement can't be called off before that.
 _LOCK_PATIENCE: Final = 2
+# Reads that are handed to the driver's thread at once. What it does not come to stays there when its caller has gone.
+_READS: Final = 16
 # Taking the write lock at once makes a second writer wait its turn instead of failing half-way.
 _BEGIN: Final = "BEGIN IMMEDIATE"
 
@@ -52,13 +54,15 @@ class SqliteStore:
     begin: str = _BEGIN
     patience: float = _PATIENCE
     insert: Callable[[TableClause], sqlite.Insert] = sqlite.insert
+    _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READS))
 
     async def rows(self, query: Select[Any], values: Mapping[str, str | int]) -> list[tuple[Any, ...]]:
         """Return what a query finds.
 
         One trip to the driver's thread, 0.03 ms of processor time; through the engine it is six, and 0.28 ms.
         """
-        return [tuple(row) for row in await self.reader.execute_fetchall(_sql(query), values)]
+        async with self._reads:
+            return [tuple(row) for row in await self.reader.execute_fetchall(_sql(query), values)]
 
     async def write(self, statement: Insert | Update | Delete, rows: Sequence[Mapping[str, Any]]) -> int:
         """Execute a statement for each row, and return how many they changed."""

@@ -22,7 +22,7 @@ _MOST_PAGES: Final = 16384
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Write:
     sql: str
     rows: Sequence[Row]
@@ -45,13 +45,19 @@ class Writer:
     async def write(self, sql: str, rows: Sequence[Row]) -> int:
         """Execute a statement for each of the rows, and return how many were changed, once that is committed.
 
-        Raises what SQLite does. A write whose caller has gone before its round is left out.
+        Raises what SQLite does. A write whose caller goes before its round is left out, and not kept until then: a
+        disk may hang for hours.
         """
         changed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(sql, rows, changed))
+        write = _Write(sql, rows, changed)
+        self._waiting.append(write)
         if not self._at_work:
             self._begin_round()
-        return await changed
+        try:
+            return await changed
+        finally:
+            if changed.cancelled() and write in self._waiting:
+                self._waiting.remove(write)
 
     async def close(self) -> None:
         """End the threads and the connection; what is at work ends first."""

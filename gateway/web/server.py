@@ -37,8 +37,6 @@ from gateway.web.request_ids import RequestIds
 _VERSIONS: Final = frozenset(((1, 0), (1, 1)))
 # After these, what comes on the connection can't be told from the rest of the request.
 _CLOSING: Final = frozenset((Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED, Refusal.REQUEST_TIMEOUT))
-# Seconds after which a client may ask again that was refused because of a restart.
-_RESTART: Final = 2
 _MAX_HOPS: Final = 10_000
 # Octets of a request body that wait for the homeserver before the client is held back.
 _READ_LIMIT: Final = 2**16
@@ -137,7 +135,7 @@ class Gateway:
         except asyncio.CancelledError:
             if not client.hurried or client.unfinished:
                 raise
-            response = refusal(Refused(Refusal.STOPPING, retry_after=_RESTART))
+            response = refusal(Refused(Refusal.STOPPING))
         finally:
             if self.traffic is not None:
                 count(self.traffic, request, response)

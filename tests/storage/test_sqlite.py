@@ -3,10 +3,12 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, make_url, select
 
 from gateway.core.identity import Identity
 from gateway.errors import Refusal, Refused
@@ -71,6 +73,24 @@ async def test_a_locked_database_refuses_writes_in_time_and_goes_on_reading(
 
     assert [getattr(error, "refusal", error) for error in refused] == [Refusal.DATABASE_UNAVAILABLE] * 3
     assert await accounts.claim(Identity("iss", "s9", "u9", "@u9:x"), 1)
+
+
+async def test_of_reads_whose_callers_go_while_the_disk_hangs_few_are_kept(settings: DatabaseSettings) -> None:
+    go_on = threading.Event()
+    kind = module.Sqlite(make_url(settings.url))
+    await kind.upgrade()
+    async with kind.open() as store:
+        await store.reader.create_function("hang", 0, lambda: go_on.wait(10) and 1)
+        reads = [asyncio.create_task(store.rows(select(func.hang()), {})) for _ in range(100)]
+        await asyncio.wait(reads, timeout=0.1)
+        for read in reads:
+            read.cancel()
+        await asyncio.wait(reads)
+        kept = store.reader._tx.qsize()  # noqa: SLF001 - memory is what a caller can't see
+        go_on.set()
+        assert await store.rows(select(func.hang()), {}) == [(1,)]
+
+    assert 0 < kept < 20
 
 
 async def test_pages_that_are_damaged_are_a_refusal(settings: DatabaseSettings, tmp_path: Path) -> None:

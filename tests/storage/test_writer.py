@@ -124,6 +124,26 @@ async def test_a_write_whose_caller_has_gone_before_its_round_is_left_out(writer
     assert await insert(writer, 5) == 1
 
 
+async def test_nothing_is_kept_of_writes_whose_callers_go_while_the_disk_hangs(
+    writer: Writer, numbers: Numbers
+) -> None:
+    with closing(sqlite3.connect(numbers.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # the first round hangs
+        first = asyncio.create_task(insert(writer, 1))
+        rows = [{"number": number} for number in range(2, 20)]
+        tasks = [asyncio.create_task(writer.write(INSERT, [row])) for row in rows]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert not first.done()
+        assert len(writer._waiting) == 0  # noqa: SLF001 - memory is what a caller can't see
+        other.execute("ROLLBACK")
+
+    assert await first == 1
+    assert numbers.read() == [1]
+
+
 async def test_a_round_at_work_ends_before_the_writer_is_closed(numbers: Numbers) -> None:
     writer = Writer(numbers.connect)
     at_work = asyncio.create_task(insert(writer, 1))

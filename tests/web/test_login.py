@@ -201,10 +201,11 @@ ROWS = [
 
 
 # These need more than one request, a homeserver or a database that fails, or no login at all; each has its own test,
-# here, in test_server.py, test_issuers.py or end_to_end/test_key_sets.py.
+# here, in test_brown_out.py, test_server.py, test_issuers.py or end_to_end/test_key_sets.py.
 NOT_BY_ONE_TOKEN = {
     Refusal.NO_KEY,
     Refusal.KEYS_UNAVAILABLE,
+    Refusal.BUSY,
     Refusal.STOPPING,
     Refusal.ALREADY_USED,
     Refusal.ACCOUNT_LOCKED,
