@@ -3,10 +3,7 @@
 import asyncio
 import io
 import json
-import os
-import signal
 import sqlite3
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -193,59 +190,6 @@ async def test_no_login_waits_for_the_trail_or_fails_with_it(tmp_path: Path, hom
         assert (await gateway.log_in(mint())).status == 200
         await until(lambda: "audit_not_written" in gateway.log)
         assert (await gateway.log_in(mint())).status == 200
-
-
-@pytest.mark.parametrize("at", ["register", "login", "answered"])
-async def test_after_a_kill_the_trail_says_nothing_that_did_not_happen(
-    at: str, tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int
-) -> None:
-    go_on = asyncio.Event()
-    if at != "answered":
-        homeserver.faults[at] = Fault(wait=go_on, times=2)  # at its start the gateway looks which logins there are
-    server = {"listen": [f"127.0.0.1:{unused_tcp_port}"]}
-    path = write_configuration(tmp_path, homeserver.url, {"server": server})
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", "serve", "-c", str(path), stderr=asyncio.subprocess.DEVNULL, env=os.environ
-    )
-    try:
-        answered = await killed_at(at, process, unused_tcp_port, homeserver, tmp_path)
-    finally:
-        go_on.set()
-    homeserver.faults.clear()
-    outcomes = ["ok"] if answered else []
-    async with running_gateway(tmp_path, homeserver.url) as gateway:
-        assert [attempt["outcome"] for attempt in attempts(tmp_path)] == outcomes
-        assert (await gateway.log_in(mint())).status == 200
-    assert [attempt["outcome"] for attempt in attempts(tmp_path)] == [*outcomes, "ok"]
-    assert list(homeserver.users) == ["alice"]
-
-
-async def killed_at(
-    at: str, process: asyncio.subprocess.Process, port: int, homeserver: FakeHomeserver, directory: Path
-) -> bool:
-    """Log in and kill the gateway at a step; say whether the login was answered."""
-    login = asyncio.create_task(log_in(f"http://127.0.0.1:{port}{LOGIN}"))
-    async with asyncio.timeout(20):
-        if at == "answered":
-            await login
-            await until(lambda: attempts(directory))
-        else:
-            await until(lambda: any(seen.method == "POST" for seen in homeserver.to(f"/{at}")), 20)
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
-        return await login
-
-
-async def log_in(url: str) -> bool:
-    async with aiohttp.ClientSession() as client:
-        while True:
-            try:
-                async with client.post(url, json={"type": "org.matrix.login.jwt", "token": mint()}) as answer:
-                    return answer.status == 200
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.05)
-            except aiohttp.ClientError:
-                return False
 
 
 async def test_a_full_disk_refuses_nobody_who_has_an_account(

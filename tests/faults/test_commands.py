@@ -41,6 +41,24 @@ def test_no_kill_breaks_the_database_or_loses_a_user_who_was_answered(tmp_path: 
     assert found["of them, answered before a kill"] > 0
 
 
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.parametrize(
+    ("database", "method", "every", "kills"),
+    [
+        ("sqlite", "appservice", 1, 5),
+        ("sqlite", "jwt", 2, 2),
+        ("sqlite", "mas", 2, 3),
+        ("postgresql", "appservice", 5, 4),
+    ],
+)
+def test_a_first_login_that_is_killed_at_any_step_is_finished_by_the_next(
+    database: str, method: str, every: int, kills: int, tmp_path: Path
+) -> None:
+    found = figures(tmp_path, "steps", "--database", database, "--method", method, "--every", str(every))
+
+    assert sum(found["kills, by what was about to go on"].values()) >= kills
+
+
 def test_a_homeserver_that_fails_makes_no_wrong_session(tmp_path: Path) -> None:
     found = figures(tmp_path, "failing", "--count", "25", "--seed", "2")
 
