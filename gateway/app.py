@@ -98,6 +98,7 @@ class Running:
         self._lasting = lasting
         self._parts = parts
         self._server = Server(parts.gateway)
+        self._loop = asyncio.get_running_loop()
         self.health = Health(lasting.database, parts.homeserver, lasting.metrics)
         self.health.key_sets = self._key_sets
         self.entrances = Entrances(self._server, self.health, lasting.background, handed)
@@ -164,7 +165,8 @@ class Running:
         now = self._lasting.now()
         fetched = {issuer: status.fetched_at for issuer, status in self._parts.key_sets}
         ages = {issuer: now - at for issuer, at in fetched.items() if at is not None}
-        return Live(at_work, len(connections), busy, idle, ages)
+        tasks = len(asyncio.all_tasks(self._loop))
+        return Live(at_work, len(connections), busy, idle, ages, tasks)
 
     def _key_sets(self) -> str:
         found = list(self._parts.key_sets)

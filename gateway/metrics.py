@@ -68,6 +68,7 @@ class Live:
     upstream_busy: int = 0
     upstream_idle: int = 0
     key_set_ages: Mapping[str, float] = field(default_factory=dict)
+    tasks: int = 0
 
 
 class Metrics:
@@ -141,6 +142,7 @@ class _Current(Collector):
         for issuer, age in live.key_set_ages.items():
             ages.add_metric((issuer,), age)
         yield ages
+        yield GaugeMetricFamily(f"{_PREFIX}_tasks", "Tasks of the event loop.", live.tasks)
         build = GaugeMetricFamily(
             f"{_PREFIX}_build_info", "Always 1; the labels say which program runs.", labels=("version", "python")
         )

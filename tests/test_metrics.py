@@ -44,10 +44,11 @@ def test_bytes_are_told_each_way() -> None:
 def test_what_is_so_at_the_moment_is_asked_for_each_time() -> None:
     metrics = Metrics()
     assert samples(metrics, "open_requests") == {(): 0}
-    metrics.live = lambda: Live(1, 2, 3, 4, {"https://id.example.org": 60.5})
+    metrics.live = lambda: Live(1, 2, 3, 4, {"https://id.example.org": 60.5}, 5)
 
     assert samples(metrics, "open_requests") == {(): 1}
     assert samples(metrics, "client_connections") == {(): 2}
+    assert samples(metrics, "tasks") == {(): 5}
     assert samples(metrics, "upstream_connections") == {("busy",): 3, ("idle",): 4}
     assert samples(metrics, "key_set_age_seconds") == {("https://id.example.org",): 60.5}
 

@@ -2,7 +2,7 @@
 
 It keeps accounts in memory, counts what it is asked for, and reads only the plain requests that the gateway sends:
 
-    python -m tests.faults.fast_homeserver PORT [--failing SHARE] [--seed N]
+    python -m tests.faults.fast_homeserver PORT [--failing SHARE] [--seed N] [--idle SECONDS]
 """
 
 import argparse
@@ -22,7 +22,9 @@ from tests.running_gateway import AS_TOKEN, SERVER_NAME
 # Ours, for whoever tests.
 STATE: Final = "/state"
 HEAL: Final = "/heal"
+FAIL: Final = "/fail"  # three of ten calls, none of which hangs
 SYNC: Final = "/_matrix/client/v3/sync"
+DOWNLOAD: Final = "/_matrix/client/v1/media/download/example.org/picture"
 
 # What goes wrong with a call, and how often among those that fail. A call that hangs costs the gateway 30 seconds.
 # "done": the work is done, and its answer is lost.
@@ -43,12 +45,14 @@ class Homeserver:
 
     def __init__(self, failing: float, seed: int) -> None:
         self.failing = failing
+        self.answers_all = False
         self.chance = random.Random(seed)
         self.accounts: set[str] = set()
         self.sessions: Counter[str] = Counter()  # opened, by user
         self.calls: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.waiting: set[_Connection] = set()
+        self.connections: set[_Connection] = set()
         self.server: asyncio.Server | None = None
         self.port = 0
 
@@ -70,9 +74,19 @@ class Homeserver:
         """Draw what goes wrong with this call, "" for nothing."""
         if self.chance.random() >= self.failing:
             return ""
-        (fault,) = self.chance.choices(list(_FAULTS), list(_FAULTS.values()))
+        weights = [0 if self.answers_all and "hang" in name else weight for name, weight in _FAULTS.items()]
+        (fault,) = self.chance.choices(list(_FAULTS), weights)
         self.faults[fault] += 1
         return fault
+
+    async def end_idle(self, seconds: float) -> None:
+        """End connections on which nothing came for so long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(seconds / 4)
+            for connection in self.connections - self.waiting:
+                if loop.time() - connection.came_at > seconds:
+                    connection.transport.close()
 
     def answer(self, method: str, path: str, head: bytes, body: bytes) -> Answer:
         """Do what is asked for."""
@@ -85,8 +99,10 @@ class Homeserver:
         if name == "whoami":
             user = _token(head).partition(".")[2]
             return (200, {"user_id": _user_id(user)}) if user in self.accounts else (401, _error("M_UNKNOWN_TOKEN"))
-        if path == HEAL:
-            self.failing = 0
+        if path in {HEAL, FAIL}:
+            self.failing, self.answers_all = (0, False) if path == HEAL else (0.3, True)
+        if path == DOWNLOAD:
+            return 200, {"picture": "p" * 200_000}
         told = {
             "version": {"server": {"name": "fast", "version": "1"}},
             "state": self._state() if path == STATE else {},
@@ -131,26 +147,32 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, homeserver: Homeserver) -> None:
         self._homeserver = homeserver
-        self._read = b""
+        self._read = bytearray()
+        self.came_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is none of asyncio's
+        self._homeserver.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
+        self.came_at = asyncio.get_running_loop().time()
         self._read += data
-        head, end, rest = self._read.partition(b"\r\n\r\n")
-        if not end:
+        end = self._read.find(b"\r\n\r\n")
+        if end < 0:
             return
+        head, begin = bytes(self._read[:end]), end + 4
         length = _LENGTH.search(head)
-        expected = int(length[1]) if length else 0
-        if len(rest) < expected:
+        ends = begin + (int(length[1]) if length else 0)
+        if len(self._read) < ends:
             return
-        self._read = rest[expected:]
+        body = bytes(self._read[begin:ends])
+        del self._read[:ends]
         method, target, _ = head.split(b" ", 2)
-        self._requested(method.decode(), target.decode(), head, rest[:expected])
+        self._requested(method.decode(), target.decode(), head, body)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._homeserver.waiting.discard(self)
+        self._homeserver.connections.discard(self)
 
     def _requested(self, method: str, target: str, head: bytes, body: bytes) -> None:
         path, _, query = target.partition("?")
@@ -160,7 +182,7 @@ class _Connection(asyncio.Protocol):
             seconds = int(milliseconds[1]) / 1000 if milliseconds else 0
             asyncio.get_running_loop().call_later(seconds, self._end_sync)
             return
-        fault = "" if path in {STATE, HEAL} else self._homeserver.fault()
+        fault = "" if path in {STATE, HEAL, FAIL} else self._homeserver.fault()
         if fault and not fault.endswith("_done") and fault != "cut":
             self._fail(fault)
             return
@@ -224,10 +246,13 @@ async def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--failing", type=float, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--idle", type=float, default=0, help="seconds after which a connection ends, 0: never")
     arguments = parser.parse_args()
     homeserver = Homeserver(arguments.failing, arguments.seed)
     homeserver.port = arguments.port
     await homeserver.listen()
+    if arguments.idle:
+        await homeserver.end_idle(arguments.idle)
     await asyncio.Event().wait()
 
 

@@ -25,7 +25,7 @@ from tests.benchmarks.processes import (
     running,
     until_answers,
 )
-from tests.faults.fast_homeserver import HEAL, STATE
+from tests.faults.fast_homeserver import FAIL, HEAL, STATE
 from tests.postgres_server import PostgresServer, find_programs, running_postgres
 from tests.running_gateway import Tables, write_configuration
 
@@ -50,10 +50,13 @@ class Homeserver:
     def heal(self) -> None:
         ask(self.port, HEAL)
 
+    def fail(self) -> None:
+        ask(self.port, FAIL)
+
 
 @contextmanager
 def running_homeserver(
-    directory: Path, failing: float = 0, seed: int = 0, cores: Sequence[int] = ()
+    directory: Path, failing: float = 0, seed: int = 0, cores: Sequence[int] = (), idle: float = 0
 ) -> Iterator[Homeserver]:
     """Run a fast homeserver of which the share `failing` of all calls goes wrong."""
     port = free_port()
@@ -64,6 +67,7 @@ def running_homeserver(
         str(port),
         f"--failing={failing}",
         f"--seed={seed}",
+        f"--idle={idle}",
     ]
     with running("homeserver", command, directory, _cores(cores), {}) as server:
         until_answers(server, port, STATE)

@@ -66,6 +66,13 @@ def test_a_homeserver_that_fails_makes_no_wrong_session(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("postgres")
+def test_nothing_is_left_of_mixed_load_with_every_fault(tmp_path: Path) -> None:
+    found = figures(tmp_path, "hour", "--rounds", "2", "--seconds", "6")
+
+    assert {"200", "503"} <= set(found["answers to good logins"])
+
+
+@pytest.mark.usefixtures("postgres")
 def test_the_capacity_is_measured_with_one_gateway_and_with_two(tmp_path: Path) -> None:
     found = figures(tmp_path, "capacity", "--seconds", "0.5", "--users", "20")
 
