@@ -1,17 +1,22 @@
 """While a part that logins need is broken, everything else passes through, and logins go on by themselves after."""
 
 import asyncio
+import resource
+import socket
 import sqlite3
 import time
-from contextlib import closing
+from collections import Counter
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from gateway import limits
+from tests.benchmarks.processes import ask, processor_seconds
 from tests.conftest import fill
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.fake_issuer import running_issuer
+from tests.faults.nodes import VERSIONS, made_node, running_homeserver
 from tests.running_gateway import RunningGateway, mint, running_gateway
 from tests.waiting import at_work, until
 
@@ -118,3 +123,31 @@ async def test_a_key_set_that_cannot_be_fetched_stops_the_logins_of_its_issuer_a
             assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
             assert (await gateway.log_in(mint(iss="ours", secret="s" * 32))).status == 200
             assert await passes(gateway)
+
+
+def test_connections_beyond_the_open_files_are_ended_and_the_next_ones_served(tmp_path: Path) -> None:
+    with running_homeserver(tmp_path) as behind, made_node(tmp_path, behind, {}) as node:
+        node.start()
+        resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (120, 120))
+        with ExitStack() as stack:
+            waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", node.port))) for _ in range(300)]
+            for client in waiting:
+                client.settimeout(10)
+                with suppress(OSError):  # it is ended already
+                    client.sendall(b"GET /_matrix/client/v3/sync?timeout=1000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            used = processor_seconds(node.pid)
+            answers = Counter(map(status, waiting))
+            assert processor_seconds(node.pid) - used < 0.5  # it does not spin
+        assert answers["200"] > 0
+        assert answers["ended"] > 100
+        assert set(answers) <= {"200", "502", "ended"}
+        assert ask(node.port, VERSIONS)[0] == 200
+        assert "Traceback" not in node.log
+
+
+def status(client: socket.socket) -> str:
+    """The status of an answer, or that there is none."""
+    try:
+        return client.recv(12)[9:].decode() or "ended"
+    except ConnectionResetError:
+        return "ended"
