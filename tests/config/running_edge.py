@@ -17,7 +17,7 @@ import shutil
 import socket
 import ssl
 import sysconfig
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -140,13 +140,14 @@ class Edge:
     homeserver: Upstream
 
     @property
-    def all_through_gateway(self) -> bool:
-        return "-all" in self.snippet
-
-    @property
     def not_login(self) -> Upstream:
         """The server that everything but login is to reach."""
-        return self.gateway if self.all_through_gateway else self.homeserver
+        return self.homeserver if "-login-only" in self.snippet else self.gateway
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways it knows; in the tests of one request at a time, one server stands for all."""
+        return 2 if "-several" in self.snippet else 1
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Connection]:
@@ -213,7 +214,16 @@ def write_certificate(path: Path) -> None:
     )
 
 
-def put_in_place(snippet: str, port: int, certificate: Path, gateway: Upstream, homeserver: Upstream) -> str:
+@dataclasses.dataclass(frozen=True)
+class Behind:
+    """The ports of what is behind the edge: gateways, as many as it knows, with their health, and the homeserver."""
+
+    gateways: Sequence[int]
+    health: Sequence[int]
+    homeserver: int
+
+
+def put_in_place(snippet: str, port: int, certificate: Path, behind: Behind) -> str:
     """The snippet with our ports and certificate; nothing else changes."""
     here = f"127.0.0.1:{port}"
     snippet = snippet.replace("    listen [::]:443 ssl http2;\n", "")
@@ -223,8 +233,11 @@ def put_in_place(snippet: str, port: int, certificate: Path, gateway: Upstream, 
     assert here in snippet or site in snippet
     assert not re.search(r"\b443\b", snippet)
     snippet = re.sub(r"/etc/\S+\.pem", str(certificate), snippet)
-    snippet = snippet.replace("127.0.0.1:8010", f"127.0.0.1:{gateway.port}")
-    return snippet.replace("127.0.0.1:8008", f"127.0.0.1:{homeserver.port}")
+    addresses = ("10.0.0.6", "10.0.0.7") if "10.0.0.6" in snippet else ("127.0.0.1",)
+    for address, gateway, health in zip(addresses, behind.gateways, behind.health, strict=True):
+        snippet = snippet.replace(f"{address}:8010 check port 9010", f"{address}:8010 check port {health}")
+        snippet = snippet.replace(f"{address}:8010", f"127.0.0.1:{gateway}")
+    return snippet.replace("127.0.0.1:8008", f"127.0.0.1:{behind.homeserver}")
 
 
 def command_line(kind: str, folder: Path, snippet: str) -> list[str]:
