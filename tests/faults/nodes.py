@@ -143,6 +143,14 @@ class Node:
         self._stack.close()
         self._server = None
 
+    def end(self, patience: float) -> int:
+        """Ask it to end, and return its exit status once requests at work are finished."""
+        assert self._server is not None
+        self._server.process.terminate()
+        status = self._server.process.wait(patience)
+        self.stop()
+        return status
+
     def stop(self) -> None:
         """End it as systemd does, if it runs."""
         self._stack.close()
