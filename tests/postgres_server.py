@@ -81,6 +81,12 @@ class PostgresServer:
             (data / name).chmod(0o600)
             _give_away(data / name)
 
+    def follow_nobody(self) -> None:
+        """Make it a standby server, whose primary is away, from its next start on."""
+        signal_file = self.folder / "data" / "standby.signal"
+        signal_file.touch()
+        _give_away(signal_file)
+
     def start(self) -> None:
         """Start it and wait until it answers; one that was killed recovers first."""
         self.spawn()

@@ -97,6 +97,16 @@ async def test_a_server_that_can_only_be_read_is_refused(
             await Accounts(database).claim(ALICE, 1)
 
 
+async def test_a_standby_server_is_refused(postgres: PostgresServer) -> None:
+    with running_postgres(postgres.programs) as standby:
+        standby.stop()
+        standby.follow_nobody()
+        standby.start()
+        assert standby.sql("SELECT pg_is_in_recovery()") == "t"
+        with pytest.raises(Unusable, match="it can only be read, as a standby server can; name the primary"):
+            await upgrade_database(DatabaseSettings(url=standby.url("postgres")))
+
+
 async def test_a_database_that_can_t_hold_every_name_is_refused(postgres: PostgresServer) -> None:
     postgres.sql("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
 
