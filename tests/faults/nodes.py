@@ -44,14 +44,24 @@ class Homeserver:
         return f"http://127.0.0.1:{self.port}"
 
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(ask(self.port, STATE)[1])
+        state: dict[str, Any] = json.loads(self._told(STATE))
         return state
 
     def heal(self) -> None:
-        ask(self.port, HEAL)
+        self._told(HEAL)
 
     def fail(self) -> None:
-        ask(self.port, FAIL)
+        self._told(FAIL)
+
+    def _told(self, path: str) -> bytes:
+        ends = time.monotonic() + START_LIMIT
+        while True:
+            try:
+                return ask(self.port, path)[1]
+            except ConnectionError:  # that may be the fault of the moment
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.05)
 
 
 @contextmanager
