@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -66,6 +67,21 @@ class Listener:
         """Give the address up."""
         for each in self.sockets:
             each.close()
+
+    async def end(self, server: web.Server) -> None:
+        """Give the address up for good, and take those who wait at it: their requests may have been sent already.
+
+        Over TLS none can have been.
+        """
+        plain = not (self.listen.tls or self.listen.proxied)
+        waiting = [one for each in self.sockets for one in _queue(each)] if plain else []
+        self.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            try:
+                await loop.connect_accepted_socket(self._marked(server), connection)
+            except OSError:  # it went away
+                connection.close()
 
     def _marked(self, server: web.Server) -> Callable[[], web.RequestHandler]:
         def made() -> web.RequestHandler:
@@ -161,7 +177,12 @@ class Listeners:
         """Take nobody more; requests at work get `patience` seconds."""
         for each in self._open:
             await each.stop()
-            each.close()
+        await asyncio.sleep(0)  # until the loop has let go of their sockets
+        for each in self._open:
+            if self._handed:  # who waits there is served by the next gateway
+                each.close()
+            else:
+                await each.end(self._server)
         self._open = []
         await asyncio.sleep(0)  # who was taken a moment ago is heard
         await _drain(lambda: self._server.connections, patience)
@@ -174,6 +195,18 @@ async def _serve(connection: Callable[[], asyncio.Protocol], own: socket.socket,
     if own.family == socket.AF_UNIX:
         return await loop.create_unix_server(connection, sock=own, backlog=_BACKLOG)
     return await loop.create_server(connection, sock=own, backlog=_BACKLOG, **tls)
+
+
+def _queue(listening: socket.socket) -> list[socket.socket]:
+    """Take the connections that wait at a socket."""
+    taken = []
+    listening.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
+    with suppress(OSError):  # there are no more, or no more may be open
+        for _ in range(_BACKLOG):
+            connection, _ = listening.accept()
+            connection.setblocking(False)  # noqa: FBT003 - the same
+            taken.append(connection)
+    return taken
 
 
 def _close_but(listeners: Sequence[Listener], kept: Sequence[Listener]) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,23 @@ def test_requests_at_a_listener_that_goes_have_their_time(tmp_path: Path, run: R
                     assert [await each.rest() for each in (slow, hanging, idle)] == [b"", b"", b""]
                     async with connected(two) as client:
                         await ask(client)
+
+    run(main())
+
+
+@on_each_loop
+def test_who_connected_before_the_end_and_was_not_taken_yet_is_served(tmp_path: Path, run: Runner) -> None:
+    async def main() -> None:
+        async with RawServer(Script(OK)).running() as upstream:
+            with ExitStack() as clients:
+                waiting = []
+                async with running_gateway(tmp_path, upstream.url, server={"drain_timeout": 5}) as gateway:
+                    for _ in range(5):  # without a moment for the loop
+                        client = clients.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+                        client.sendall(GET)
+                        waiting.append(client)
+                for client in waiting:
+                    assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
 
     run(main())
 
