@@ -13,18 +13,20 @@ from typing import Final
 from gateway.access_log import AccessLog
 from gateway.attempts import Attempts
 from gateway.config import Configuration, Settings
-from gateway.errors import ConfigurationError, Unusable
+from gateway.errors import ConfigurationError, Refused, Unusable
 from gateway.fetched_keys import exchange
 from gateway.http1 import idle_since
 from gateway.logs import Level, Logger, get_logger, take_library_logs
 from gateway.metrics import Live, Metrics
 from gateway.parts import Lasting, Parts, build
+from gateway.provision import Provision
 from gateway.storage.accounts import Accounts
 from gateway.storage.audit import Audit
 from gateway.storage.database import open_database
 from gateway.storage.last_seen import LastSeen
 from gateway.systemd import HandedOver, Supervisor, handed_over
 from gateway.tasks import Background
+from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.web.admin import Health
 from gateway.web.entrances import Entrances, Prepared
 from gateway.web.server import Server
@@ -36,6 +38,8 @@ AT_START: Final = (
     ("log", "format"),
     ("log", "access"),
 )
+# How often it is looked for registrations that broke off, in seconds.
+_SETTLE: Final = 30
 _NOTHING: Final = HandedOver()
 
 
@@ -63,7 +67,7 @@ async def serve(configuration: Configuration) -> None:
     with supervisor.watched():
         async with running(configuration, log, handed=handed, access=access) as gateway:
             log.info("listening", addresses=" ".join(gateway.addresses), homeserver=settings.homeserver.url)
-            gateway.look()
+            gateway.check_session_method()
             supervisor.ready(_where(gateway))
             while True:
                 await awake.wait()
@@ -137,8 +141,9 @@ class Running:
         await self.entrances.use(prepared)
         if parts.pool is not before.pool:
             await before.pool.close()
-        await before.ways.close()
-        self.look()
+        if parts.session_method is not before.session_method:
+            await before.session_method.close()
+        self.check_session_method()
         log.info("reloaded", after_restart=" ".join(_changed_at_start(before.configuration, configuration)))
         return ""
 
@@ -153,9 +158,24 @@ class Running:
         for keys in self._parts.fetched.values():
             keys.stop()
 
-    def look(self) -> None:
+    def check_session_method(self) -> None:
         """Have the log say, later, where sessions can't be made before this homeserver."""
-        self._lasting.background.leave(self._parts.ways.look(), "session_method")
+        self._lasting.background.leave(self._parts.session_method.check(), "session_method")
+
+    @property
+    def provision(self) -> Provision:
+        """What provides accounts."""
+        return self._parts.provision
+
+    async def settle(self) -> None:
+        """Settle registrations that broke off, in time, until the gateway stops."""
+        while True:
+            if self._parts.refuses_existing_accounts:
+                try:
+                    await self.provision.settle()
+                except (Refused, HomeserverAnswered) as error:
+                    self._lasting.log.info("registrations_not_settled", reason=str(error))
+            await asyncio.sleep(_SETTLE)
 
     def live(self) -> Live:
         """Return what the metrics say of this moment."""
@@ -176,7 +196,7 @@ class Running:
     async def close(self) -> None:
         """End what the current parts hold."""
         await self._parts.pool.close()
-        await self._parts.ways.close()
+        await self._parts.session_method.close()
 
     async def _prepared(self, configuration: Configuration) -> Prepared:
         return await self.entrances.prepare(configuration.settings.server, configuration.certificate)
@@ -209,6 +229,7 @@ async def running(
         stack.push_async_callback(gateway.entrances.close_health)
         stack.callback(gateway.hurry)
         background.leave(audit.keep(now), "audit")
+        stack.callback(background.share(gateway.settle(), "settle").cancel)
         await exchange({}, parts.fetched)
         stack.push_async_callback(gateway.entrances.close)
         await gateway.listen()

@@ -3,6 +3,7 @@
 The homeserver can't end them, nor does the service itself by a client's `/logout`.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from gateway.errors import Refused
 from gateway.logs import Logger
 from gateway.storage.personal_sessions import PersonalSessions
 from gateway.tasks import Background
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.mas import MasAdmin
 
 
@@ -20,6 +22,7 @@ class KeptSessions:
 
     stored: PersonalSessions
     admin: MasAdmin
+    homeserver: Homeserver
     background: Background
     now: Callable[[], float]
     log: Logger
@@ -29,30 +32,57 @@ class KeptSessions:
 
         Client-server specification, 'Relationship between access tokens and devices'.
         """
-        older = await self.stored.of_device(session.localpart, session.device_id)
-        await self.stored.note(session, self.now())
+        try:
+            await self.stored.note(session)
+        except (Refused, asyncio.CancelledError):
+            self.background.leave(self._end_all_of([session]), "unkept_session")  # which no client will hear of
+            raise
+        self.background.leave(self.stored.sweep(self.now()), "personal_sessions")
+        # After it was noted: of two logins at once one sees the other.
+        known = await self.stored.of_user(session.localpart)
+        older = [each for each in known if each.device_id == session.device_id and each.is_older_than(session)]
         if older:
-            self.background.leave(self._end_older(older), "older_sessions")
+            self.background.leave(self._end_all_of(older), "older_sessions")
 
     async def find(self, token: str) -> PersonalSession | None:
-        """Return the session that a client's token is for, None where it is none of ours."""
-        return await self.stored.find(token_digest(token)) if may_be_personal(token) else None
+        """Return the session that a client's token is for, None where it is none of ours or has ended.
+
+        The homeserver says whether it has ended: who found an old token must not end what its user has now.
+        """
+        session = await self.stored.find(token_digest(token)) if may_be_personal(token) else None
+        if session is not None and not await self.homeserver.accepts(token):
+            await self.stored.forget([session])
+            return None
+        return session
 
     async def end(self, session: PersonalSession) -> None:
-        """End one session."""
-        await self.admin.revoke(session.session_id)
-        await self.stored.forget(session)
+        """End a session, and what else its device has: an older one whose end failed must not outlive a logout."""
+        known = await self.stored.of_user(session.localpart)
+        for each in known:
+            if each.device_id == session.device_id:
+                await self._end_one(each)
 
     async def end_all(self, session: PersonalSession) -> None:
         """End every session of the user who has this one."""
+        # Read before: one that is opened meanwhile must stay known.
+        known = await self.stored.of_user(session.localpart)
         user = await self.admin.find_user(session.localpart)
         if user is not None:
             await self.admin.end_sessions(user)
-        await self.stored.forget_user(session.localpart)
+        await self.stored.forget(known)
 
-    async def _end_older(self, sessions: list[PersonalSession]) -> None:
+    async def _end_one(self, session: PersonalSession) -> None:
+        await self.admin.revoke(session.session_id)
+        await self.stored.forget([session])
+
+    async def _end_all_of(self, sessions: list[PersonalSession]) -> None:
         for session in sessions:
             try:
-                await self.end(session)
-            except Refused as refused:  # the next login of this device tries again
-                self.log.warning("older_session_not_ended", localpart=session.localpart, reason=refused.reason)
+                await self._end_one(session)
+            except Refused as refused:  # the next login of this device tries again, and so does its logout
+                self.log.warning(
+                    "session_not_ended",
+                    localpart=session.localpart,
+                    session_id=session.session_id,
+                    reason=refused.reason,
+                )

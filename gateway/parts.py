@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gateway.access_log import AccessLog
 from gateway.attempts import Attempts
-from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer
+from gateway.config import ALLOW_UNSIGNED, Configuration, ConfiguredIssuer, Settings
 from gateway.fetched_keys import FetchedKeys, KeyStatus
 from gateway.issuer_keys import FixedKeys, KeySource
 from gateway.issuers import Issuer, Issuers, issuer_name
@@ -13,6 +13,8 @@ from gateway.limits import Limits
 from gateway.logs import Logger
 from gateway.metrics import Metrics
 from gateway.profile import Profile
+from gateway.provision import Provision
+from gateway.session_method import ConfiguredMethod, build_session_method
 from gateway.sign_in import SignIn
 from gateway.storage.accounts import Accounts
 from gateway.storage.avatars import Avatars
@@ -24,7 +26,6 @@ from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.images import Images
 from gateway.upstream.pool import Pool
-from gateway.ways import Ways, build_ways
 from gateway.web.login import Login
 from gateway.web.logout import Logout
 from gateway.web.observed import AccessLines
@@ -57,9 +58,16 @@ class Parts:
     homeserver: Homeserver
     limits: Limits
     images: Images
-    ways: Ways
+    session_method: ConfiguredMethod
+    provision: Provision
     fetched: Mapping[KeySource, FetchedKeys]
     gateway: Gateway
+
+    @property
+    def refuses_existing_accounts(self) -> bool:
+        """Whether an issuer's users get no account that was there before."""
+        rules = (issuer.account_rules for issuer in self.configuration.issuers)
+        return any(each.existing_accounts == "refuse" for each in rules)
 
     @property
     def key_sets(self) -> Iterator[tuple[str, KeyStatus]]:
@@ -72,32 +80,46 @@ class Parts:
 def build(configuration: Configuration, lasting: Lasting, before: Parts | None) -> Parts:
     """Build the parts for a configuration; those of `before` that it doesn't change stay, with what they know."""
     settings, log = configuration.settings, lasting.log
-    old = before and before.configuration.settings
-    pool = before.pool if before and old and old.homeserver == settings.homeserver else Pool(settings.homeserver)
-    limits = before.limits if before and old and old.limits == settings.limits else Limits(settings.limits)
-    images = before.images if before and old and old.profile == settings.profile else Images(settings.profile)
+    changed = _changed(configuration, before.configuration) if before else set(Settings.model_fields)
+    pool = Pool(settings.homeserver) if before is None or "homeserver" in changed else before.pool
+    limits = Limits(settings.limits) if before is None or "limits" in changed else before.limits
+    images = Images(settings.profile) if before is None or "profile" in changed else before.images
     homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
-    ways = build_ways(configuration, homeserver, lasting.database, lasting.background, lasting.now, log)
+    if before is None or changed & {"homeserver", "session", "jwt", "profile"}:
+        method = build_session_method(
+            configuration, homeserver, lasting.database, lasting.background, lasting.now, log
+        )
+    else:
+        method = before.session_method
     avatars = Avatars(lasting.database)
     fetched = _fetched(configuration, lasting, before.fetched if before else {})
+    accounts = Accounts(lasting.database)
+    provision = Provision(accounts, method.method, homeserver.server_name, lasting.now, log, lasting.metrics)
     sign_in = SignIn(
         issuers=Issuers(
             [_issuer(issuer, fetched, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)
         ),
         limits=limits,
-        accounts=Accounts(lasting.database),
+        accounts=accounts,
         last_seen=lasting.last_seen,
         used_tokens=UsedTokens(lasting.database, lasting.background),
-        server_name=homeserver.server_name,
-        sessions=ways.method,
+        provision=provision,
         profile=Profile(configuration.profile, homeserver, images, avatars, lasting.background, log),
         attempts=lasting.attempts,
         now=lasting.now,
         log=log,
         metrics=lasting.metrics,
     )
-    gateway = _gateway(configuration, sign_in, pool, ways, lasting)
-    return Parts(configuration, pool, homeserver, limits, images, ways, fetched, gateway)
+    gateway = _gateway(configuration, sign_in, pool, method, lasting)
+    return Parts(configuration, pool, homeserver, limits, images, method, provision, fetched, gateway)
+
+
+def _changed(configuration: Configuration, before: Configuration) -> set[str]:
+    """Return the names of the tables that are not as before; secrets in files belong to theirs."""
+    new, old = configuration.settings, before.settings
+    changed = {name for name in Settings.model_fields if getattr(new, name) != getattr(old, name)}
+    secrets = (configuration.as_token, configuration.session_secret)
+    return changed if secrets == (before.as_token, before.session_secret) else {*changed, "session"}
 
 
 def _fetched(
@@ -120,7 +142,9 @@ def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKey
     return Issuer(keys, configured.settings, configured.mapping, configured.account_rules)
 
 
-def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, ways: Ways, lasting: Lasting) -> Gateway:
+def _gateway(
+    configuration: Configuration, sign_in: SignIn, pool: Pool, method: ConfiguredMethod, lasting: Lasting
+) -> Gateway:
     settings, log, request_ids = configuration.settings, lasting.log, RequestIds()
     forward = settings.server.forward_request_id
     relay = Relay(pool, settings.server.via, request_ids if forward else None)
@@ -140,5 +164,5 @@ def _gateway(configuration: Configuration, sign_in: SignIn, pool: Pool, ways: Wa
     )
     access = AccessLines(lasting.access, request_ids, settings.server.trusted_proxies) if lasting.access else None
     traffic = lasting.metrics.traffic if settings.server.admin_listen or lasting.admin_handed else None
-    logout = Logout(ways.kept, relay, log) if ways.kept else None
+    logout = Logout(method.kept, relay, log) if method.kept else None
     return Gateway(settings.server, login, relay, log, request_ids, traffic, access, logout)

@@ -51,7 +51,10 @@ class _Failed(Exception):
 
 
 class FakeMas(FakeServer):
-    """The state of the service; `lifetime` is that of the tokens that it gives its clients, in seconds."""
+    """The state of the service; `lifetime` is that of the tokens that it gives its clients, in seconds.
+
+    The homeserver hears of a new user `tells_late` tries to open a session later.
+    """
 
     def __init__(self, homeserver: FakeHomeserver) -> None:
         super().__init__()
@@ -62,6 +65,8 @@ class FakeMas(FakeServer):
         self.tokens: set[str] = set()
         self.killed: list[str] = []
         self.lifetime = 300
+        self.tells_late = 0
+        self._untold: dict[str, int] = {}
         self.page = 100
         self._numbers: Iterator[int] = itertools.count(1)
 
@@ -146,6 +151,7 @@ class FakeMas(FakeServer):
         if not name or name.startswith("_") or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789=_-./+"):
             raise _Failed(400, "Username is not valid")
         self.add(name)
+        self._untold[name] = self.tells_late
         return self._user(name, 201)
 
     def _user(self, name: str, status: int = 200) -> web.Response:
@@ -165,6 +171,9 @@ class FakeMas(FakeServer):
         name = self._by_id(body["actor_user_id"])
         if self.users[name].deactivated:
             raise _Failed(410, "User is not active")
+        if self._untold.get(name, 0) > 0:
+            self._untold[name] -= 1
+            raise _Failed(500, "Failed to provision device")
         assert body["scope"].startswith(SCOPE)
         device_id = body["scope"].removeprefix(SCOPE)
         assert len(device_id) >= 10

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -14,6 +15,7 @@ from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, runni
 from tests.fake_mas import FakeMas, running_mas
 from tests.flavours import BEHIND_MAS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME, RunningGateway, mint, running_gateway
+from tests.waiting import until
 
 ALICE = f"@alice:{SERVER_NAME}"
 DEVICE = "PHONEPHONE"
@@ -178,7 +180,7 @@ async def test_mas_ends_the_session_that_the_device_had(tmp_path: Path) -> None:
         mas.faults["revoke"] = Fault((500, ""))
         second = await gateway.log_in(mint(), device_id=DEVICE)
         async with asyncio.timeout(5):
-            while "older_session_not_ended" not in gateway.log:
+            while "session_not_ended" not in gateway.log:
                 await asyncio.sleep(0.01)
         third = await gateway.log_in(mint(), device_id=DEVICE)
         async with asyncio.timeout(5):
@@ -186,6 +188,32 @@ async def test_mas_ends_the_session_that_the_device_had(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
         tokens = {answer.body["access_token"] for answer in (first, other, second, third)}
         assert set(mas.homeserver.sessions) == {other.body["access_token"], third.body["access_token"]} < tokens
+
+
+async def test_the_client_of_mas_stays_over_a_reload_that_does_not_concern_it(tmp_path: Path) -> None:
+    async with with_mas(tmp_path) as (gateway, mas):
+        for _ in range(2):
+            assert (await gateway.log_in(mint())).status == 200
+            assert await gateway.running.reload() == ""
+        assert len(mas.to("/oauth2/token")) == 1
+        path = gateway.configuration.path
+        path.write_text(path.read_text().replace("[session]", "[session]\nmas_expires_in = 60"))
+        assert await gateway.running.reload() == ""
+        assert (await gateway.log_in(mint())).body["expires_in_ms"] == 60_000
+
+
+async def test_the_session_of_a_first_login_by_jwt_is_timed_as_one(tmp_path: Path) -> None:
+    async with with_jwt(tmp_path) as (gateway, homeserver):
+        homeserver.faults["login"] = Fault(wait=(go_on := asyncio.Event()))
+        login = asyncio.create_task(gateway.log_in(mint()))
+        await until(lambda: homeserver.to("/login"))
+        await asyncio.sleep(0.1)
+        go_on.set()
+        assert (await login).status == 200
+        metrics, _ = gateway.running.health.metrics.exposition("")
+    assert b'matrix_login_gateway_login_seconds_count{step="session"} 1.0' in metrics
+    (seconds,) = re.findall(rb'login_seconds_sum{step="session"} (\S+)', metrics)
+    assert float(seconds) > 0.1
 
 
 async def test_mas_makes_no_account_without_register_user(tmp_path: Path) -> None:

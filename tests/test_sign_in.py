@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.core.accounts import REGISTRATION_SECONDS
+from gateway.core.accounts import DOUBT_SECONDS, REGISTRATION_SECONDS
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
 from tests.fake_homeserver import FakeHomeserver, Fault, User, running_homeserver
@@ -276,6 +276,74 @@ async def test_a_registration_that_a_crash_broke_off_is_finished_by_the_next_log
         write_row(tmp_path, "registering", REGISTRATION_SECONDS - 1)
         assert (await gateway.log_in(mint())).status == 200
     assert rows(tmp_path) == [("alice", "alice", "active")]
+
+
+@pytest.mark.parametrize("state", ["registering", "pending", "locked_pending"])
+async def test_a_registration_that_broke_off_is_settled_while_it_is_known_to_be_ours(
+    tmp_path: Path, homeserver: FakeHomeserver, state: str
+) -> None:
+    homeserver.users["alice"] = User("Alice")
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE):
+        pass
+    write_row(tmp_path, state, REGISTRATION_SECONDS + 1)
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        await until(lambda: f"registration_settled user_id={ALICE}" in gateway.log)
+    settled = "locked" if state == "locked_pending" else "active"
+    assert rows(tmp_path) == [("alice", "alice", settled)]
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "made"),
+    [
+        ("registering", 0, True),  # its login may be at it
+        ("pending", DOUBT_SECONDS + 1, True),  # somebody else may have made it since
+        ("pending", 1, False),
+    ],
+)
+async def test_a_registration_of_which_that_is_not_known_is_left(
+    tmp_path: Path, homeserver: FakeHomeserver, state: str, age: int, *, made: bool
+) -> None:
+    homeserver.users = {"alice": User("Alice")} if made else {}
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE):
+        pass
+    write_row(tmp_path, state, age)
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        await gateway.running.provision.settle()
+    assert rows(tmp_path) == [("alice", "alice", state)]
+
+
+async def test_where_accounts_are_linked_nothing_has_to_be_settled(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url):
+        pass
+    write_row(tmp_path, "pending", 1)
+    async with running_gateway(tmp_path, homeserver.url):
+        await asyncio.sleep(0.1)
+    assert homeserver.seen == []
+
+
+async def test_an_account_of_a_login_that_broke_off_is_told_as_made_by_the_next(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    homeserver.faults["register"] = Fault(breaks="after")
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        assert (await gateway.log_in(mint())).status == 502
+        assert [(await gateway.log_in(mint())).status for _ in range(2)] == [200, 200]
+        assert gateway.log.count("made=True") == 1
+
+
+async def test_a_registration_that_takes_too_long_is_finished_by_the_next_login(
+    tmp_path: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.provision.CALLS_SECONDS", 0.2)
+    homeserver.faults["register"] = Fault(wait=asyncio.Event())
+    async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
+        answer = await gateway.log_in(mint())
+        assert (answer.status, answer.headers["Retry-After"]) == (504, "5")
+        assert rows(tmp_path) == [("alice", "alice", "pending")]
+        assert (await gateway.log_in(mint())).status == 200
+        assert "a registration took more than 0.2 s" in gateway.log
 
 
 async def test_a_registration_that_a_stop_broke_off_is_finished_at_once(

@@ -1,4 +1,4 @@
-"""The way to sessions that a configuration chooses, for commands that open none."""
+"""The session method that a configuration chooses, for commands that open no session."""
 
 import time
 from collections.abc import AsyncIterator
@@ -6,10 +6,9 @@ from contextlib import asynccontextmanager
 
 from gateway.config import Configuration
 from gateway.upstream.homeserver import Homeserver
-from gateway.upstream.mas import MasAdmin
 from gateway.upstream.pool import Pool
 from gateway.upstream.sessions import SessionMethod
-from gateway.upstream.sessions.chosen import chosen_method
+from gateway.upstream.sessions.chosen import chosen_method, mas_admin
 
 
 @asynccontextmanager
@@ -20,9 +19,7 @@ async def session_method(
     settings, secret = configuration.settings, configuration.session_secret
     pool = Pool(settings.homeserver, call_timeout=call_timeout)
     homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
-    mas = None
-    if settings.session.method == "mas":
-        mas = MasAdmin(settings.session, secret, connect_timeout=settings.homeserver.connect_timeout)
+    mas = mas_admin(settings.session, secret, settings.homeserver.connect_timeout)
     try:
         yield chosen_method(settings.session, secret, homeserver, time.time, mas=mas), homeserver
     finally:

@@ -57,6 +57,11 @@ def _check_without_as_token(entry: Entry, settings: Settings, report: Report) ->
             '"refuse" with method = "jwt" needs an as_token in [session]: without, an account whose profile is empty'
             " looks like none",
         )
+    if settings.session.method == "jwt" and not entry.settings.register_user:
+        report.warning(
+            entry.place("register_user"),
+            "is false, and without an as_token in [session] the homeserver makes an account again that it has lost",
+        )
     if entry.settings.avatar_claim and settings.profile.avatar != "never":
         report.warning(entry.place("avatar_claim"), "does nothing without an as_token in [session]")
     if entry.settings.display_name_claim and settings.profile.display_name != "never":

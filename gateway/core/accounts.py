@@ -14,8 +14,9 @@ from gateway.errors import Refusal, Refused
 
 ExistingAccounts: TypeAlias = Literal["link", "refuse"]
 
-# How long a row is `registering` at most, unless its process died: the call takes up to 30 s, a question to the
-# homeserver after it 10 s, writing down the outcome 5 s.
+# How long a registration may take, with all that is asked for it: a call takes up to 30 s, a question after it 10 s.
+CALLS_SECONDS: Final = 45
+# How long a row is `registering` at most, unless its process died: writing down the outcome takes 5 s.
 REGISTRATION_SECONDS: Final = 60
 # How long an account that is there after a registration that broke off counts as made by it.
 DOUBT_SECONDS: Final = 600
@@ -121,6 +122,11 @@ def _is_registering(account: Account, now: float) -> bool:
     return account.state is State.REGISTERING and abs(now - account.created_at) < REGISTRATION_SECONDS
 
 
+def broke_off(account: Account, now: float) -> bool:
+    """Say whether the login that was registering an account is at it no more."""
+    return not _is_registering(account, now)
+
+
 def check_made(rules: AccountRules, row: Account | None, now: float, *, made: bool) -> None:
     """Refuse an account that no registration of ours made, as far as that can be known.
 
@@ -129,6 +135,16 @@ def check_made(rules: AccountRules, row: Account | None, now: float, *, made: bo
     """
     if not made and rules.existing_accounts == "refuse" and (row is None or now - row.created_at > DOUBT_SECONDS):
         raise _existing()
+
+
+def is_settled_as_ours(rules: AccountRules, row: Account | None, now: float) -> bool:
+    """Say whether an account that `check_made` lets pass, and that is there now, was made by a login that broke off.
+
+    Where existing accounts are linked, only a row that waits for that says so.
+    """
+    if rules.existing_accounts == "refuse":
+        return True
+    return row is not None and row.state is State.PENDING and now - row.created_at <= DOUBT_SECONDS
 
 
 def check_existence(account: Account | None, rules: AccountRules, *, exists: bool) -> None:

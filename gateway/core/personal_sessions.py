@@ -24,6 +24,10 @@ class PersonalSession:
     token_digest: str
     expires_at: int | None = None
 
+    def is_older_than(self, other: "PersonalSession") -> bool:
+        """Say which of two was opened first: the ids are ULIDs, which sort by time."""
+        return self.session_id < other.session_id
+
 
 def fits_scope(device_id: str) -> bool:
     """Say whether a device of this id can have a session."""

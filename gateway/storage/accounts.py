@@ -8,10 +8,12 @@ from sqlalchemy import Select, bindparam, case, delete, or_, select, update
 from gateway.core.accounts import Account, State
 from gateway.core.identity import Identity
 from gateway.storage.database import Database, Insert, InsertInto
-from gateway.storage.schema import accounts
+from gateway.storage.schema import UNSETTLED, accounts
 
 # Rows of one step; 3000 at once would keep a login waiting for 60 ms.
 _SAW_ROWS: Final = 50
+# What is looked into at once of registrations that broke off.
+_UNSETTLED_ROWS: Final = 100
 
 # Built once: building a statement costs more than running it.
 _FIND = select(accounts).where(
@@ -32,6 +34,17 @@ _NOTE_ISSUER = (
     update(accounts)
     .where(accounts.c.localpart == bindparam("of_localpart"), accounts.c.issuer == "")
     .values(issuer=bindparam("new_issuer"))
+)
+_UNSETTLED = (
+    select(accounts)
+    .where(UNSETTLED, accounts.c.created_at >= bindparam("since"))
+    .order_by(accounts.c.created_at)
+    .limit(_UNSETTLED_ROWS)
+)
+_SETTLE = (
+    update(accounts)
+    .where(UNSETTLED, accounts.c.localpart == bindparam("of_localpart"))
+    .values(state=case((accounts.c.state == State.LOCKED_PENDING, State.LOCKED), else_=State.ACTIVE))
 )
 _SAW = (
     update(accounts)
@@ -96,6 +109,14 @@ class Accounts:
         """Mark an account as there on the homeserver."""
         await self._move(localpart, State.ACTIVE)
 
+    async def unsettled(self, since: int) -> list[Account]:
+        """Return accounts made since then whose registration has not come to its end, the oldest first."""
+        return await self._rows(_UNSETTLED, since=since)
+
+    async def settle(self, localpart: str) -> None:
+        """Mark an account as there on the homeserver, whatever was not known of it; a locked one stays locked."""
+        await self._database.write(_SETTLE, {"of_localpart": localpart})
+
     async def note_issuer(self, localpart: str, issuer: str) -> None:
         """Give an account to an issuer, unless it has one."""
         await self._database.write(_NOTE_ISSUER, {"of_localpart": localpart, "new_issuer": issuer})
@@ -129,7 +150,7 @@ class Accounts:
         """Return every account, by name."""
         return await self._rows(_ALL)
 
-    async def _rows(self, query: Select[Any], **values: str) -> list[Account]:
+    async def _rows(self, query: Select[Any], **values: str | int) -> list[Account]:
         found = await self._database.rows(query, **values)
         return [
             Account(localpart, issuer, subject, State(state), created_at, last_seen_at)

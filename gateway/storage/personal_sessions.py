@@ -14,12 +14,16 @@ _SELECT = select(
     _COLUMNS.session_id, _COLUMNS.localpart, _COLUMNS.device_id, _COLUMNS.token_digest, _COLUMNS.expires_at
 )
 _BY_TOKEN = _SELECT.where(_COLUMNS.token_digest == bindparam("token_digest"))
-_OF_DEVICE = _SELECT.where(_COLUMNS.localpart == bindparam("localpart"), _COLUMNS.device_id == bindparam("device_id"))
+_OF_USER = _SELECT.where(_COLUMNS.localpart == bindparam("localpart"))
 _FORGET = delete(personal_sessions).where(_COLUMNS.token_digest == bindparam("of_digest"))
-_FORGET_USER = delete(personal_sessions).where(_COLUMNS.localpart == bindparam("of_localpart"))
-# Each login takes more of them away than it adds, so that none pays for many.
+# After each login a few, more than it adds. Gateways that sweep at once take different rows.
 _SWEEP = delete(personal_sessions).where(
-    _COLUMNS.token_digest.in_(select(_COLUMNS.token_digest).where(_COLUMNS.expires_at < bindparam("now")).limit(10))
+    _COLUMNS.token_digest.in_(
+        select(_COLUMNS.token_digest)
+        .where(_COLUMNS.expires_at < bindparam("now"))
+        .limit(10)
+        .with_for_update(skip_locked=True)
+    )
 )
 
 
@@ -39,20 +43,20 @@ class PersonalSessions:
         rows = await self._database.rows(_BY_TOKEN, token_digest=token_digest)
         return PersonalSession(*rows[0]) if rows else None
 
-    async def of_device(self, localpart: str, device_id: str) -> list[PersonalSession]:
-        """Return the sessions of a user's device."""
-        rows = await self._database.rows(_OF_DEVICE, localpart=localpart, device_id=device_id)
+    async def of_user(self, localpart: str) -> list[PersonalSession]:
+        """Return the sessions of a user."""
+        rows = await self._database.rows(_OF_USER, localpart=localpart)
         return [PersonalSession(*row) for row in rows]
 
-    async def note(self, session: PersonalSession, now: float) -> None:
-        """Keep a session, and forget some that have ended by `now` (seconds since the epoch)."""
+    async def note(self, session: PersonalSession) -> None:
+        """Keep a session."""
         await self._database.write(_note(self._database.insert), asdict(session))
+
+    async def sweep(self, now: float) -> None:
+        """Forget some that have ended by `now`, in seconds since the epoch."""
         await self._database.write(_SWEEP, {"now": int(now)})
 
-    async def forget(self, session: PersonalSession) -> None:
-        """Forget a session that has ended."""
-        await self._database.write(_FORGET, {"of_digest": session.token_digest})
-
-    async def forget_user(self, localpart: str) -> None:
-        """Forget all sessions of a user."""
-        await self._database.write(_FORGET_USER, {"of_localpart": localpart})
+    async def forget(self, sessions: list[PersonalSession]) -> None:
+        """Forget sessions that have ended."""
+        if sessions:
+            await self._database.write(_FORGET, *({"of_digest": session.token_digest} for session in sessions))

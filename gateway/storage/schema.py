@@ -11,6 +11,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -21,6 +22,8 @@ metadata = MetaData(
     }
 )
 
+# Accounts whose registration has not come to its end: few, so that finding them costs little whatever there is.
+UNSETTLED = text("state IN ('registering', 'pending', 'locked_pending')")
 # One row a Matrix account. Times are seconds since the epoch.
 accounts = Table(
     "accounts",
@@ -33,6 +36,7 @@ accounts = Table(
     Column("last_seen_at", BigInteger),
     # The subject comes first: it is looked for whichever the issuer.
     UniqueConstraint("subject", "issuer"),
+    Index("accounts_unsettled_idx", "created_at", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED),
 )
 
 # Tokens that were used, where `single_use` is on; gone some time after the token itself has expired.

@@ -191,6 +191,15 @@ class Homeserver:
             return False
         raise classified(profile, "ask for the user")
 
+    async def accepts(self, token: str) -> bool:
+        """Say whether an access token of a client is good."""
+        bearer = (b"Authorization", f"Bearer {token}".encode())
+        host = (b"Host", self.pool.address.authority.encode())
+        reply = await self.pool.call("GET", "/_matrix/client/v3/account/whoami", [host, bearer])
+        if reply.status >= 500:
+            raise classified(reply, "ask for the session")
+        return reply.status == 200 or reply.errcode != "M_UNKNOWN_TOKEN"  # as of a locked user
+
     async def set_display_name(self, user_id: str, name: str) -> None:
         """Set the display name of a user."""
         quoted = quote(user_id, safe="")

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlencode
 
 from gateway.core.headers import Field
@@ -21,6 +21,8 @@ _SCOPE: Final = "urn:mas:admin"
 _MARGIN: Final = 30
 _NAME: Final = "Matrix Authentication Service"
 _PAGE: Final = 100
+# Seconds between the tries to open a new user's session: it tells the homeserver of the user beside its answer.
+_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _HINT_CLIENT: Final = (
     "mas_client_id and mas_client_secret must be those of a client with client_auth_method: client_secret_basic, and"
     " the policy must name it in admin_clients"
@@ -46,7 +48,7 @@ class MasAdmin:
         self._credentials = base64.b64encode(f"{settings.mas_client_id}:{client_secret}".encode())
         self._token = ""
         self._good_until = 0.0
-        self._renewal = asyncio.Lock()
+        self._renewal: asyncio.Future[None] | None = None
 
     async def close(self) -> None:
         """End the connections."""
@@ -103,8 +105,14 @@ class MasAdmin:
         }
         if expires_in:
             body["expires_in"] = expires_in
-        # Not twice: the service may have opened a session that nobody would know of.
-        reply = await self.call("POST", "personal-sessions", body, repeat=False)
+        # Not twice: the service may have opened a session that nobody would know of. But what it answers with an
+        # error of its own it has taken back, as for a new user of whom the homeserver has not heard yet.
+        pauses = iter(_PAUSES)
+        while True:
+            reply = await self.call("POST", "personal-sessions", body, repeat=False)
+            if reply.status != 500 or "errors" not in reply.json() or (pause := next(pauses, None)) is None:
+                break
+            await asyncio.sleep(pause)
         _expect(reply, "open the session", 201, 404, 410)
         return reply
 
@@ -149,13 +157,31 @@ class MasAdmin:
             raise MaybeMade(refused.refusal, reason=refused.reason) from refused
 
     async def _access_token(self) -> str:
-        """Return a token that is good for a while; whoever comes while one is asked for waits for that one."""
+        """Return a token that is good for a while; who comes while one is asked for shares what comes of it."""
         loop = asyncio.get_running_loop()
-        async with self._renewal:
-            if loop.time() >= self._good_until:
-                self._token, lifetime = await self._ask_for_token()
-                self._good_until = loop.time() + lifetime - min(_MARGIN, lifetime / 2)
-            return self._token
+        while loop.time() >= self._good_until:
+            renewal = self._renewal
+            if renewal is None:
+                await self._renew(loop)
+                continue
+            await asyncio.wait((renewal,))
+            if not renewal.cancelled():
+                renewal.result()
+        return self._token
+
+    async def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._renewal = renewal = loop.create_future()
+        try:
+            self._token, lifetime = await self._ask_for_token()
+            self._good_until = loop.time() + lifetime - min(_MARGIN, lifetime / 2)
+            renewal.set_result(None)
+        except Refused as refused:
+            renewal.set_exception(refused)
+            renewal.exception()  # looked at, or asyncio logs it as lost where nobody waits
+            raise
+        finally:
+            renewal.cancel()  # if it broke off: then somebody else asks
+            self._renewal = None
 
     async def _ask_for_token(self) -> tuple[str, float]:
         fields = [
@@ -172,7 +198,7 @@ class MasAdmin:
                 hint = "set mas_oauth_url to where it has /oauth2/token"
             raise _refused(reply, "get a token", hint)
         token, lifetime = answer.get("access_token"), answer.get("expires_in")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        if not _is_token(token):
             raise _unclear("get a token")
         return token, float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else 2 * _MARGIN
 
@@ -205,9 +231,13 @@ def _id(reply: Reply, doing: str) -> str:
 def opened(reply: Reply) -> tuple[str, str]:
     """Return id and access token of a session that was opened."""
     token = _attributes(reply).get("access_token")
-    if not isinstance(token, str):
+    if not _is_token(token):
         raise _unclear("open the session")
     return _id(reply, "open the session"), token
+
+
+def _is_token(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
 
 
 def _expect(reply: Reply, doing: str, *statuses: int) -> None:

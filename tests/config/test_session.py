@@ -121,6 +121,11 @@ def test_claims_that_nobody_can_set_are_warned_of(tmp_path: Path, keys: str, cla
         assert len(told) == (claim in warned)
 
 
+def test_an_account_that_the_homeserver_makes_again_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = read(tmp_path, session(JWT, "register_user = false")).warnings
+    assert "[jwt] register_user: is false, and without an as_token in [session] the homeserver makes" in warning
+
+
 def test_a_short_secret_of_the_homeserver_is_taken_with_a_warning(tmp_path: Path) -> None:
     (warning,) = read(tmp_path, session(JWT.replace(HIDDEN, "short"))).warnings
 

@@ -64,6 +64,52 @@ async def test_a_token_that_the_service_forgot_is_replaced_once_for_all(mas: Fak
     assert len(mas.to("/oauth2/token")) == 2
 
 
+async def test_a_token_that_is_not_to_be_had_costs_those_who_wait_no_more_than_one(
+    mas: FakeMas, admin: MasAdmin
+) -> None:
+    go_on = asyncio.Event()
+    mas.faults["token"] = Fault((503, ""), wait=go_on, times=-1)
+    waiting = [asyncio.create_task(admin.find_user("alice")) for _ in range(20)]
+    await mas.arrived.wait()
+    go_on.set()
+
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert {getattr(outcome, "refusal", outcome) for outcome in outcomes} == {Refusal.HOMESERVER_UNREACHABLE}
+    assert len(mas.to("/oauth2/token")) == 1
+    mas.faults.clear()
+    assert await admin.find_user("alice") is None
+
+
+async def test_a_session_is_asked_for_again_until_the_homeserver_knows_the_user(
+    mas: FakeMas, admin: MasAdmin
+) -> None:
+    mas.tells_late = 3
+    await admin.add_user("alice")
+    user = await admin.find_user("alice")
+    assert user is not None
+
+    assert (await admin.open_session(user, "phone", "PHONEPHONE", 0)).status == 201
+    assert len(mas.to("/personal-sessions")) == 4
+
+
+@pytest.mark.parametrize("answer", [(500, False), (502, True)])
+async def test_a_failure_that_may_be_another_server_s_is_not_tried_again(
+    mas: FakeMas, admin: MasAdmin, answer: tuple[int, bool]
+) -> None:
+    status, with_errors = answer
+    mas.add("alice")
+    user = await admin.find_user("alice")
+    assert user is not None
+    mas.answers["/api/admin/v1/personal-sessions"] = lambda: web.json_response(
+        {"errors": []} if with_errors else {}, status=status
+    )
+
+    with pytest.raises(Refused):
+        await admin.open_session(user, "phone", "PHONEPHONE", 0)
+    assert len(mas.to("/personal-sessions")) == 1
+
+
 async def test_a_caller_that_goes_away_while_a_token_is_asked_for_hinders_nobody(
     mas: FakeMas, admin: MasAdmin
 ) -> None:

@@ -13,6 +13,7 @@ from tests.fake_mas import FakeMas, running_mas
 from tests.fake_server import Fault
 from tests.raw_http import connected
 from tests.running_gateway import SERVER_NAME, RunningGateway, mint, running_gateway
+from tests.waiting import until
 
 LOGOUT = "/_matrix/client/v3/logout"
 
@@ -87,6 +88,73 @@ async def test_a_session_that_has_ended_there_already_is_a_good_logout(gateway: 
     token = await session(gateway)
     mas.users.clear()
     assert (await gateway.call("POST", f"{LOGOUT}/all", Authorization=f"Bearer {token}")).status == 200
+
+
+@pytest.mark.parametrize("end", ["", "/all"])
+async def test_a_token_that_was_revoked_elsewhere_or_has_expired_ends_nothing(
+    end: str, gateway: RunningGateway, mas: FakeMas, tmp_path: Path
+) -> None:
+    old, new = await session(gateway), await session(gateway)
+    del mas.homeserver.sessions[old]
+
+    answer = await gateway.call("POST", LOGOUT + end, {}, Authorization=f"Bearer {old}")
+
+    assert (answer.status, answer.body["errcode"]) == (401, "M_UNKNOWN_TOKEN")
+    assert list(mas.homeserver.sessions) == [new]
+    assert (mas.killed, kept(tmp_path)) == ([], 1)
+    assert len(mas.homeserver.to(LOGOUT + end)) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502])
+async def test_a_homeserver_that_cannot_say_whether_a_session_is_good_ends_none(
+    status: int, gateway: RunningGateway, mas: FakeMas
+) -> None:
+    token = await session(gateway)
+    mas.homeserver.faults["whoami"] = Fault((status, "M_UNKNOWN"))
+
+    assert (await gateway.call("POST", LOGOUT, Authorization=f"Bearer {token}")).status == 502
+    assert len(mas.open_sessions) == 1
+
+
+async def test_a_logout_ends_an_older_session_of_the_device_that_is_left(
+    gateway: RunningGateway, mas: FakeMas, tmp_path: Path
+) -> None:
+    mas.faults["revoke"] = Fault((500, ""))
+    tokens = [(await gateway.log_in(mint(), device_id="PHONEPHONE")).body["access_token"] for _ in range(2)]
+    await until(lambda: "session_not_ended" in gateway.log)
+    mas.faults.clear()
+    assert list(mas.homeserver.sessions) == tokens
+
+    assert (await gateway.call("POST", LOGOUT, Authorization=f"Bearer {tokens[1]}")).status == 200
+
+    assert mas.homeserver.sessions == {}
+    assert kept(tmp_path) == 0
+
+
+async def test_a_session_that_is_opened_while_all_are_ended_stays_known(
+    gateway: RunningGateway, mas: FakeMas, tmp_path: Path
+) -> None:
+    token, go_on = await session(gateway), asyncio.Event()
+    asked = len(mas.to("/by-username/alice"))
+    mas.faults["by-username"] = Fault(wait=go_on)
+    logout = asyncio.create_task(gateway.call("POST", f"{LOGOUT}/all", Authorization=f"Bearer {token}"))
+    await until(lambda: len(mas.to("/by-username/alice")) > asked)
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
+        database.execute(
+            "INSERT INTO personal_sessions SELECT 'digest', 'later', localpart, 'OTHERDEVICE', NULL"
+            " FROM personal_sessions"
+        )
+    go_on.set()
+    assert (await logout).status == 200
+    assert kept(tmp_path) == 1
+
+
+async def test_sessions_are_still_ended_where_logins_with_a_token_are_off(tmp_path: Path, mas: FakeMas) -> None:
+    async with running_gateway(tmp_path, mas.homeserver.url, session=mas.settings) as before:
+        token = await session(before)
+    async with running_gateway(tmp_path, mas.homeserver.url, session=mas.settings, jwt={"enable": False}) as after:
+        assert (await after.call("POST", LOGOUT, Authorization=f"Bearer {token}")).status == 200
+    assert mas.open_sessions == []
 
 
 @pytest.mark.parametrize("end", ["", "/all"])

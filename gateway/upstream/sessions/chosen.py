@@ -1,4 +1,4 @@
-"""The way to sessions that the configuration chooses, built from its settings."""
+"""The session method that the configuration chooses, built from its settings."""
 
 from collections.abc import Callable
 
@@ -15,6 +15,16 @@ async def keep_nothing(session: PersonalSession) -> None:
     """Keep nothing: for those who open no session."""
 
 
+def mas_admin(settings: SessionSettings, secret: str, connect_timeout: float) -> MasAdmin | None:
+    """Return the client of Matrix Authentication Service where that makes the sessions; `secret` is the client's.
+
+    Without a secret, which only a gateway that takes no tokens may lack, there is none either.
+    """
+    if settings.method != "mas" or not secret:
+        return None
+    return MasAdmin(settings, secret, connect_timeout=connect_timeout)
+
+
 def chosen_method(
     settings: SessionSettings,
     secret: str,
@@ -24,10 +34,7 @@ def chosen_method(
     mas: MasAdmin | None = None,
     keep: Keep = keep_nothing,
 ) -> SessionMethod:
-    """Return the method; `secret` is what the homeserver or the service has in common with us.
-
-    `mas` is the admin API that `method = "mas"` needs.
-    """
+    """Return the method; `secret` is what the homeserver has in common with us, `mas` what `mas_admin` gave."""
     if mas is not None:
         return MasSessions(mas, homeserver.server_name, settings.mas_expires_in, keep, now)
     if settings.method == "jwt":

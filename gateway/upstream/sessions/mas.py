@@ -1,7 +1,7 @@
 """A session by the admin API of Matrix Authentication Service: a personal session on a device of the user.
 
 The homeserver accepts its token and has no part in making it, so the answer to the client is made here. It has to be
-ended at the service too, and `keep` gets what that needs.
+ended at the service too, and `keep` gets what that needs, and ends it where it can't be kept.
 """
 
 import json
@@ -80,11 +80,7 @@ class MasSessions:
         session_id, token = opened(reply)
         expires_at = int(self.now()) + self.expires_in if self.expires_in else None
         session = PersonalSession(session_id, wanted.localpart, device_id, token_digest(token), expires_at)
-        try:
-            await self.keep(session)
-        except Refused:
-            await self.admin.revoke(session_id)
-            raise
+        await self.keep(session)
         return self._answer(session, token)
 
     async def end_all(self, localpart: str) -> bool:

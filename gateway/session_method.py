@@ -1,4 +1,4 @@
-"""The way to sessions that a configuration chooses, with all that a running gateway needs for it."""
+"""The session method that a configuration chooses, with all that a running gateway needs for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.mas import MasAdmin
 from gateway.upstream.sessions import SessionMethod
-from gateway.upstream.sessions.chosen import chosen_method, keep_nothing
+from gateway.upstream.sessions.chosen import chosen_method, keep_nothing, mas_admin
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class ConfiguredMethod:
     """The method, and what it has beside it where the homeserver does not end its sessions."""
 
     name: str
@@ -27,7 +27,7 @@ class Ways:
     mas: MasAdmin | None = None
     kept: KeptSessions | None = None
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Say in the log where sessions can't be made before this homeserver; it may be down for now."""
         if not self.in_use:
             return
@@ -46,24 +46,21 @@ class Ways:
             await self.mas.close()
 
 
-def build_ways(
+def build_session_method(
     configuration: Configuration,
     homeserver: Homeserver,
     database: Database,
     background: Background,
     now: Callable[[], float],
     log: Logger,
-) -> Ways:
-    """Build the way that `[session] method` names; `now` gives seconds since the epoch."""
+) -> ConfiguredMethod:
+    """Build what `[session] method` names; `now` gives seconds since the epoch."""
     settings, secret = configuration.settings, configuration.session_secret
     session = settings.session
     if settings.profile.display_name == "never":
         session = session.model_copy(update={"jwt_display_name_claim": None})
-    mas = kept = None
-    if session.method == "mas" and settings.jwt.enable:
-        mas = MasAdmin(session, secret, connect_timeout=settings.homeserver.connect_timeout)
-        stored = PersonalSessions(database)
-        kept = KeptSessions(stored, mas, background, now, log)
+    mas = mas_admin(session, secret, settings.homeserver.connect_timeout)
+    kept = KeptSessions(PersonalSessions(database), mas, homeserver, background, now, log) if mas else None
     keep = kept.keep if kept else keep_nothing
     method = chosen_method(session, secret, homeserver, now, mas=mas, keep=keep)
-    return Ways(session.method, settings.jwt.enable, method, log, mas, kept)
+    return ConfiguredMethod(session.method, settings.jwt.enable, method, log, mas, kept)

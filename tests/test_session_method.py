@@ -1,4 +1,4 @@
-"""The way to sessions says at the start where it can't work, and keeps quiet where that is not known."""
+"""The session method says at the start where it can't work, and keeps quiet where that is not known."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,9 +16,9 @@ from tests.running_gateway import RunningGateway, mint, running_gateway
 WARNING = "session_method_does_not_fit"
 
 
-async def looked(gateway: RunningGateway, done: Callable[[], bool]) -> str:
-    """What the log says of the look."""
-    gateway.running.look()
+async def checked(gateway: RunningGateway, done: Callable[[], bool]) -> str:
+    """What the log says of the check."""
+    gateway.running.check_session_method()
     async with asyncio.timeout(5):
         while not done():
             await asyncio.sleep(0.01)
@@ -38,12 +38,12 @@ async def before(
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
 async def test_a_homeserver_with_a_login_of_its_own_fits(flavour: Flavour, tmp_path: Path) -> None:
     async with before(tmp_path, flavour) as (gateway, done):
-        assert WARNING not in await looked(gateway, done)
+        assert WARNING not in await checked(gateway, done)
 
 
 async def test_the_application_service_login_does_not_fit_behind_mas(tmp_path: Path) -> None:
     async with before(tmp_path, BEHIND_MAS) as (gateway, done):
-        log = await looked(gateway, done)
+        log = await checked(gateway, done)
     assert WARNING in log
     assert "as behind Matrix Authentication Service" in log
 
@@ -51,30 +51,30 @@ async def test_the_application_service_login_does_not_fit_behind_mas(tmp_path: P
 async def test_jwt_does_not_fit_where_the_homeserver_has_none(tmp_path: Path) -> None:
     session = {"method": "jwt", "jwt_secret": JWT_SECRET, "as_token": None}
     async with before(tmp_path, SYNAPSE, session=session) as (gateway, done):
-        assert "org.matrix.login.jwt is not among the logins" in await looked(gateway, done)
+        assert "org.matrix.login.jwt is not among the logins" in await checked(gateway, done)
 
 
 async def test_a_homeserver_that_is_down_is_no_warning(tmp_path: Path) -> None:
     async with running_homeserver() as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
         await homeserver.stop()
-        log = await looked(gateway, lambda: "session_method_not_checked" in gateway.log)
+        log = await checked(gateway, lambda: "session_method_not_checked" in gateway.log)
     assert WARNING not in log
 
 
 async def test_nothing_is_asked_where_jwt_login_is_off(tmp_path: Path) -> None:
     async with running_homeserver() as homeserver:
         async with running_gateway(tmp_path, homeserver.url, jwt={"enable": False}) as gateway:
-            gateway.running.look()
+            gateway.running.check_session_method()
             await asyncio.sleep(0.1)
         assert homeserver.seen == []
 
 
 async def test_mas_does_not_fit_where_it_does_not_let_us_in(tmp_path: Path) -> None:
     async with running_mas() as mas, running_gateway(tmp_path, mas.homeserver.url, session=mas.settings) as gateway:
-        assert WARNING not in await looked(gateway, lambda: bool(mas.seen))
+        assert WARNING not in await checked(gateway, lambda: bool(mas.seen))
         mas.tokens.clear()
         mas.faults["token"] = Fault((401, ""))
-        assert "must be those of a client" in await looked(gateway, lambda: WARNING in gateway.log)
+        assert "must be those of a client" in await checked(gateway, lambda: WARNING in gateway.log)
 
 
 async def test_a_reload_looks_again_and_takes_the_new_method(tmp_path: Path) -> None:
