@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from sqlalchemy import make_url
 
 from gateway.core.jwk_sets import SetRules
 from gateway.core.personal_sessions import PersonalSession
@@ -23,6 +24,7 @@ from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, running_hom
 from tests.fake_issuer import JWKS, new_key, public, running_issuer
 from tests.fake_mas import CLIENT_SECRET, running_mas
 from tests.flavours import CONTINUWUITY, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
+from tests.postgres_server import LOCKED, PASSWORD, PostgresServer
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
@@ -210,6 +212,36 @@ async def test_a_database_that_is_ready_passes_and_stays_as_it_is(tmp_path: Path
 
     assert (await examine_database(settings)).verdict == "pass"
     assert (tmp_path / "gateway.db").read_bytes() == before
+
+
+async def test_a_server_that_can_only_be_read_fails(postgres: PostgresServer) -> None:
+    settings = DatabaseSettings(url=postgres.new_database())
+    assert (await examine_database(settings)).verdict == "pass"
+    name = make_url(settings.url).database
+    postgres.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+
+    finding = await examine_database(settings)
+
+    assert (finding.verdict, "read-only transaction" in finding.says) == ("fail", True)
+    assert "primary" in finding.mend
+
+
+@pytest.mark.parametrize("missing", ["INSERT", "UPDATE", "DELETE"])
+async def test_a_user_who_may_not_write_each_table_fails(missing: str, postgres: PostgresServer) -> None:
+    settings = DatabaseSettings(url=postgres.new_database().replace("postgres@", f"{LOCKED}@"))
+    settings = settings.completed({}, PASSWORD)
+    name = str(make_url(settings.url).database)
+    postgres.sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {LOCKED}", name)
+    assert (await examine_database(settings)).verdict == "pass"
+    postgres.sql(f"REVOKE {missing} ON logins FROM {LOCKED}", name)
+
+    finding = await examine_database(settings)
+
+    assert (finding.verdict, finding.says) == (
+        "fail",
+        "the database can't be written: permission denied for table logins",
+    )
+    assert PASSWORD not in finding.says + finding.mend
 
 
 async def test_a_database_that_serve_will_make_is_a_warning_and_is_not_made(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from alembic.util import CommandError
 from pydantic import Field, field_validator
-from sqlalchemy import URL, Delete, Select, TableClause, Update, make_url, select
+from sqlalchemy import URL, Delete, Select, TableClause, Update, delete, false, insert, make_url, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -27,7 +27,7 @@ from gateway.errors import Refusal, Refused, Unusable
 from gateway.settings import Table
 from gateway.storage.migrate import Upgrade
 from gateway.storage.postgres import FILE_OPTIONS, SCHEMES, Postgres, check_postgres_url, may_be_overheard
-from gateway.storage.schema import accounts
+from gateway.storage.schema import accounts, metadata
 from gateway.storage.sqlite import Sqlite, check_sqlite_url
 
 Insert: TypeAlias = sqlite.Insert | postgresql.Insert
@@ -153,6 +153,15 @@ class Database:
     async def ping(self) -> None:
         """Read the accounts, none of them."""
         await self.rows(_NO_ACCOUNT)
+
+    async def check_writable(self) -> None:
+        """Raise `Refused` unless each table can be written; changes nothing."""
+        async with self.transaction() as connection:
+            # A transaction opens well on what can only be read; a write fails, also one that meets no row.
+            for table in metadata.sorted_tables:
+                await connection.execute(insert(table).from_select(table.c.keys(), select(table).where(false())))
+                await connection.execute(update(table).where(false()).values(dict.fromkeys(table.c.keys())))
+                await connection.execute(delete(table).where(false()))
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:

@@ -22,10 +22,10 @@ needs_setpriv = pytest.mark.skipif(
 NOWHERE = "http://127.0.0.1:1"
 
 
-def serve(path: Path) -> subprocess.CompletedProcess[str]:
+def serve(path: Path, command: str = "serve") -> subprocess.CompletedProcess[str]:
     """Run it as somebody who is not all-powerful; it is expected to end by itself."""
     return subprocess.run(
-        [*PLAIN, sys.executable, "-m", "gateway", "serve", "-c", str(path)],
+        [*PLAIN, sys.executable, "-m", "gateway", command, "-c", str(path)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -116,6 +116,8 @@ async def test_a_database_that_may_only_be_read(tmp_path: Path) -> None:
     line = refused(tmp_path, {}, 1)
 
     assert line.startswith("The database gateway.db can't be used: ")
+    told = serve(tmp_path / "gateway.toml", "doctor").stdout
+    assert "fail  database: the database can't be written: attempt to write a readonly database" in told
 
 
 @needs_setpriv
