@@ -51,13 +51,13 @@ _SAW = (
     .where(accounts.c.localpart == bindparam("of_localpart"))
     .values(last_seen_at=bindparam("seen_at"))
 )
-_LOCKED = (State.LOCKED, State.LOCKED_PENDING)
+_IS_LOCKED = or_(accounts.c.state == State.LOCKED, accounts.c.state == State.LOCKED_PENDING)
 _LOCK = (
     update(accounts)
     .where(accounts.c.localpart == bindparam("of_localpart"))
     .values(
         state=case(
-            (accounts.c.state.in_(_LOCKED), accounts.c.state),
+            (_IS_LOCKED, accounts.c.state),
             (accounts.c.state == State.ACTIVE, State.LOCKED),
             else_=State.LOCKED_PENDING,
         )
@@ -65,7 +65,7 @@ _LOCK = (
 )
 _UNLOCK = (
     update(accounts)
-    .where(accounts.c.localpart == bindparam("of_localpart"), accounts.c.state.in_(_LOCKED))
+    .where(accounts.c.localpart == bindparam("of_localpart"), _IS_LOCKED)
     .values(state=case((accounts.c.state == State.LOCKED, State.ACTIVE), else_=State.PENDING))
 )
 
@@ -126,13 +126,11 @@ class Accounts:
 
     async def lock(self, localpart: str) -> bool:
         """Lock an account, whatever its state; False when there is none."""
-        async with self._database.connect() as connection:
-            return (await connection.execute(_LOCK, {"of_localpart": localpart})).rowcount == 1
+        return await self._database.write(_LOCK, {"of_localpart": localpart}) == 1
 
     async def unlock(self, localpart: str) -> bool:
         """Give an account the state back that it was locked in; False when there is none that is locked."""
-        async with self._database.connect() as connection:
-            return (await connection.execute(_UNLOCK, {"of_localpart": localpart})).rowcount == 1
+        return await self._database.write(_UNLOCK, {"of_localpart": localpart}) == 1
 
     async def saw(self, seen_at: dict[str, int]) -> None:
         """Note when users logged in, by their localparts; in parts, between which logins have their turn."""

@@ -174,9 +174,7 @@ class Audit:
         before = int((now - self._retention * _DAY) * 1000)
         try:
             while not self._stopping.is_set():
-                async with self._database.connect() as connection:
-                    swept = await connection.execute(_SWEEP, {"before": before})
-                if swept.rowcount < _SWEEP_ROWS:
+                if await self._database.write(_SWEEP, {"before": before}) < _SWEEP_ROWS:
                     return
                 await self._rest(_SWEEP_PAUSE)
         except Refused as refused:

@@ -1,14 +1,24 @@
 """Which avatar was set for whom, so that one that stays is neither fetched nor uploaded again."""
 
+import functools
+from dataclasses import asdict
+
 from sqlalchemy import bindparam, select
 
 from gateway.core.avatars import Avatar
-from gateway.storage.database import Database
+from gateway.storage.database import Database, Insert, InsertInto
 from gateway.storage.schema import avatars
 
 _FIND = select(avatars.c.source, avatars.c.content, avatars.c.mxc).where(
     avatars.c.localpart == bindparam("localpart")
 )
+
+
+@functools.cache
+def _note(insert: InsertInto) -> Insert:
+    new = insert(avatars)
+    values = {name: new.excluded[name] for name in ("source", "content", "mxc")}
+    return new.on_conflict_do_update(index_elements=[avatars.c.localpart], set_=values)
 
 
 class Avatars:
@@ -24,10 +34,4 @@ class Avatars:
 
     async def note(self, localpart: str, avatar: Avatar) -> None:
         """Keep this of a user's avatar, in place of what was known."""
-        values = {"source": avatar.source, "content": avatar.content, "mxc": avatar.mxc}
-        async with self._database.connect() as connection:
-            await connection.execute(
-                self._database.insert(avatars)
-                .values(localpart=localpart, **values)
-                .on_conflict_do_update(index_elements=[avatars.c.localpart], set_=values)
-            )
+        await self._database.write(_note(self._database.insert), {"localpart": localpart, **asdict(avatar)})

@@ -165,15 +165,17 @@ class Database:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection to write with; each statement on it commits itself."""
-        with self._timed("write"), _translated():
-            async with asyncio.timeout(self._store.patience), self._store.engine.connect() as connection:
-                yield connection
+        """Give a connection for statements that are not the same each time; each commits itself.
+
+        Commands read through it what they show or copy; what logins read and write goes by `rows` and `write`.
+        """
+        async with self._connected("read") as connection:
+            yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection whose statements are committed together at the end, or not at all."""
-        async with self.connect() as connection:
+        async with self._connected("write") as connection:
             try:
                 await connection.exec_driver_sql(self._store.begin)
                 yield connection
@@ -182,6 +184,12 @@ class Database:
                 # Also a COMMIT may fail and leave its transaction open; with its connection it ends for sure.
                 await connection.invalidate()
                 raise
+
+    @asynccontextmanager
+    async def _connected(self, operation: str) -> AsyncIterator[AsyncConnection]:
+        with self._timed(operation), _translated():
+            async with asyncio.timeout(self._store.patience), self._store.engine.connect() as connection:
+                yield connection
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """Writes that share their commits: those that come while one is on its way to the disk go together in the next.
 
 A commit waits until the disk has it, longer than all the rest of a login takes, and SQLite lets several writers poll
-for its lock, for up to 0.1 s. So one thread writes for all, one transaction a round, and nobody is answered before
-the round is committed. A second thread brings what is in SQLite's log into the database file beside them (a
+for its lock, for up to 0.1 s. So one thread writes for all, one transaction a round, answered once it is committed;
+the audit trail, for which nobody waits, has its own. A second thread brings what is in SQLite's log into the file (a
 checkpoint), which takes 10 ms on a large database: the commit that did it itself would keep a whole round waiting.
 """
 
