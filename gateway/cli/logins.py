@@ -14,7 +14,7 @@ import rich_click as click
 from gateway.cli.console import config_option, json_option, print_table, say
 from gateway.config import Configuration, load
 from gateway.errors import Refusal, Refused, Unusable
-from gateway.storage.audit import BY_HOMESERVER, NOT_RECORDED, OPENED, REFUSED, Entry, Wanted, find_attempts
+from gateway.storage.audit import BY_HOMESERVER, NOT_RECORDED, OPENED, REFUSED, AttemptFilter, Entry, find_attempts
 from gateway.storage.database import open_database
 
 _OUTCOMES: Final = (OPENED, REFUSED, BY_HOMESERVER, NOT_RECORDED, *(refusal.name.lower() for refusal in Refusal))
@@ -64,7 +64,7 @@ def logins(path: Path, *, user: str | None, limit: int, as_json: bool, **wanted:
     """Show who tried to log in, the newest attempt first."""
     configuration = load(path, with_secrets=False)
     user_id = None if user is None else _user_id(user, configuration)
-    found = asyncio.run(_find(configuration, Wanted(limit, user_id=user_id, **wanted)))
+    found = asyncio.run(_find(configuration, AttemptFilter(limit, user_id=user_id, **wanted)))
     rows = [_described(entry) for entry in found]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -75,7 +75,7 @@ def logins(path: Path, *, user: str | None, limit: int, as_json: bool, **wanted:
         say("No such attempt is in the database." if kept else "No attempt is kept: [database] audit_retention is 0.")
 
 
-async def _find(configuration: Configuration, wanted: Wanted) -> list[Entry]:
+async def _find(configuration: Configuration, wanted: AttemptFilter) -> list[Entry]:
     try:
         async with open_database(configuration.settings.database, upgrade=False) as database:
             return await find_attempts(database, wanted)

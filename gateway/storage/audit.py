@@ -186,7 +186,7 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AttemptFilter:
     """Which attempts are asked for; None is any. `since` is in seconds since the epoch."""
 
     limit: int
@@ -198,7 +198,7 @@ class Wanted:
     address: str | None = None
 
 
-async def find_attempts(database: Database, wanted: Wanted) -> list[Entry]:
+async def find_attempts(database: Database, wanted: AttemptFilter) -> list[Entry]:
     """Return attempts, the newest first. Raises `Refused` when the database can't."""
     query = select(*(logins.c["at_ms" if field.name == "at" else field.name] for field in fields(Entry)))
     if wanted.since is not None:

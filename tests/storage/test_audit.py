@@ -14,13 +14,13 @@ from gateway.limits import Bucket
 from gateway.logs import LogSettings, get_logger
 from gateway.storage import audit as module
 from gateway.storage import sqlite as sqlite_module
-from gateway.storage.audit import NOT_RECORDED, OPENED, REFUSED, Audit, Entry, Wanted, find_attempts
+from gateway.storage.audit import NOT_RECORDED, OPENED, REFUSED, AttemptFilter, Audit, Entry, find_attempts
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.tasks import Background
 from tests.waiting import until
 
 DAY = 86400
-ALL = Wanted(limit=100_000)
+ALL = AttemptFilter(limit=100_000)
 
 
 @asynccontextmanager
@@ -211,20 +211,22 @@ async def test_of_who_meets_a_limit_one_attempt_is_written_and_others_are_not_hi
 @pytest.mark.parametrize(
     ("wanted", "users"),
     [
-        (Wanted(100), "dcba"),
-        (Wanted(2), "dc"),
-        (Wanted(100, since=2), "dcb"),
-        (Wanted(100, since=2, user_id="b"), "b"),
-        (Wanted(100, outcome=OPENED), "ca"),
-        (Wanted(100, outcome="expired"), "b"),
-        (Wanted(100, outcome=REFUSED), "b"),
-        (Wanted(100, subject="s", issuer="i"), "b"),
-        (Wanted(100, address="192.0.2.9"), "c"),
-        (Wanted(100, address="' OR 1=1 --"), ""),
-        (Wanted(100, subject="\ud800\0"), ""),
+        (AttemptFilter(100), "dcba"),
+        (AttemptFilter(2), "dc"),
+        (AttemptFilter(100, since=2), "dcb"),
+        (AttemptFilter(100, since=2, user_id="b"), "b"),
+        (AttemptFilter(100, outcome=OPENED), "ca"),
+        (AttemptFilter(100, outcome="expired"), "b"),
+        (AttemptFilter(100, outcome=REFUSED), "b"),
+        (AttemptFilter(100, subject="s", issuer="i"), "b"),
+        (AttemptFilter(100, address="192.0.2.9"), "c"),
+        (AttemptFilter(100, address="' OR 1=1 --"), ""),
+        (AttemptFilter(100, subject="\ud800\0"), ""),
     ],
 )
-async def test_attempts_are_found_by_what_is_known_of_them(wanted: Wanted, users: str, database: Database) -> None:
+async def test_attempts_are_found_by_what_is_known_of_them(
+    wanted: AttemptFilter, users: str, database: Database
+) -> None:
     async with keeping(database, 36500) as kept:
         kept.audit.note(Entry(1, OPENED, "a"))
         kept.audit.note(Entry(2, "expired", "b", "i", "s"))
