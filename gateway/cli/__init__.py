@@ -1,6 +1,6 @@
 """The commands. Exit status: 0 done, 1 it failed, 2 usage or configuration; an operator never meets a traceback.
 
-One file for each group of commands; `console` says how output looks, `synapse`, `templates` and
+One file for each group of commands; `console` says how output looks, `accounts`, `synapse`, `templates` and
 `yaml_file` serve several.
 """
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import rich_click as click
 from pydantic import ValidationError
@@ -48,7 +47,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, value: str) 
     help="Where to, as in [database] url. A password is best in the file that PGPASSFILE names.",
 )
 @config_option
-def copy(path: Path, target: Any) -> None:
+def copy(path: Path, target: DatabaseSettings) -> None:
     """Copy everything to another database, as from SQLite to PostgreSQL, and compare the two.
 
     Stop every gateway first. A copy that broke off goes on when it is started again.

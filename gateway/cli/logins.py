@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import rich_click as click
 
+from gateway.cli.accounts import opened_database, user_id_of
 from gateway.cli.console import config_option, json_option, print_table, say
 from gateway.config import Configuration, load
-from gateway.errors import Refusal, Refused, Unusable
+from gateway.errors import Refusal
 from gateway.storage.audit import BY_HOMESERVER, NOT_RECORDED, OPENED, REFUSED, AttemptFilter, Entry, find_attempts
-from gateway.storage.database import open_database
 
 _OUTCOMES: Final = (OPENED, REFUSED, BY_HOMESERVER, NOT_RECORDED, *(refusal.name.lower() for refusal in Refusal))
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -63,7 +63,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | N
 def logins(path: Path, *, user: str | None, limit: int, as_json: bool, **wanted: Any) -> None:
     """Show who tried to log in, the newest attempt first."""
     configuration = load(path, with_secrets=False)
-    user_id = None if user is None else _user_id(user, configuration)
+    user_id = None if user is None else user_id_of(user, configuration)
     found = asyncio.run(_find(configuration, AttemptFilter(limit, user_id=user_id, **wanted)))
     rows = [_described(entry) for entry in found]
     if as_json:
@@ -76,15 +76,8 @@ def logins(path: Path, *, user: str | None, limit: int, as_json: bool, **wanted:
 
 
 async def _find(configuration: Configuration, wanted: AttemptFilter) -> list[Entry]:
-    try:
-        async with open_database(configuration.settings.database, upgrade=False) as database:
-            return await find_attempts(database, wanted)
-    except Refused as refused:
-        raise Unusable(f"The database can't be read: {refused.reason}.") from refused
-
-
-def _user_id(user: str, configuration: Configuration) -> str:
-    return user if user.startswith("@") else f"@{user}:{configuration.settings.homeserver.server_name}"
+    async with opened_database(configuration) as database:
+        return await find_attempts(database, wanted)
 
 
 def _described(entry: Entry) -> dict[str, str]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import rich_click as click
 
+from gateway.cli.accounts import opened_database, user_id_of
 from gateway.cli.console import config_option, json_option, print_table, say
 from gateway.cli.session_method import session_method
 from gateway.config import Configuration, load
 from gateway.core.accounts import Account, State
 from gateway.errors import Refused, Unusable
 from gateway.storage.accounts import Accounts
-from gateway.storage.database import open_database
 from gateway.upstream.homeserver import HomeserverAnswered
 
 _user = click.argument("user")
@@ -76,7 +76,7 @@ def lock(user: str, path: Path) -> None:
             f"No account of {user} is in the database. `users logout` ends the sessions of any user; to keep out one"
             " who never logged in through the gateway, use [identity] deny."
         )
-    say(f"Locked {_user_id(localpart, configuration)}: a token does not log it in any more.")
+    say(f"Locked {user_id_of(localpart, configuration)}: a token does not log it in any more.")
     _end_sessions(configuration, localpart, "It is locked, but")
 
 
@@ -89,7 +89,7 @@ def unlock(user: str, path: Path) -> None:
     localpart = _localpart(user, configuration)
     if not asyncio.run(_change(configuration, localpart, Accounts.unlock)):
         raise Unusable(f"No account of {user} is locked; `users list` shows the state of each.")
-    say(f"Unlocked {_user_id(localpart, configuration)}.")
+    say(f"Unlocked {user_id_of(localpart, configuration)}.")
 
 
 @users.command()
@@ -102,7 +102,7 @@ def logout(user: str, path: Path) -> None:
 
 
 def _end_sessions(configuration: Configuration, localpart: str, before: str) -> None:
-    user_id = _user_id(localpart, configuration)
+    user_id = user_id_of(localpart, configuration)
     try:
         known = asyncio.run(_ended(configuration, localpart))
     except (Refused, HomeserverAnswered) as error:
@@ -127,11 +127,8 @@ async def _ended(configuration: Configuration, localpart: str) -> bool:
 async def _change(
     configuration: Configuration, localpart: str, change: Callable[[Accounts, str], Awaitable[bool]]
 ) -> bool:
-    try:
-        async with open_database(configuration.settings.database, upgrade=False) as database:
-            return await change(Accounts(database), localpart)
-    except Refused as refused:
-        raise Unusable(f"The database can't be written: {refused.reason}.") from refused
+    async with opened_database(configuration) as database:
+        return await change(Accounts(database), localpart)
 
 
 def _localpart(user: str, configuration: Configuration) -> str:
@@ -143,25 +140,18 @@ def _localpart(user: str, configuration: Configuration) -> str:
     return localpart
 
 
-def _user_id(localpart: str, configuration: Configuration) -> str:
-    return f"@{localpart}:{configuration.settings.homeserver.server_name}"
-
-
 async def _accounts(configuration: Configuration, localpart: str | None) -> list[Account]:
-    try:
-        async with open_database(configuration.settings.database, upgrade=False) as database:
-            accounts = Accounts(database)
-            if localpart is None:
-                return await accounts.all()
-            account = await accounts.get(localpart)
-            return [] if account is None else [account]
-    except Refused as refused:
-        raise Unusable(f"The database can't be read: {refused.reason}.") from refused
+    async with opened_database(configuration) as database:
+        accounts = Accounts(database)
+        if localpart is None:
+            return await accounts.all()
+        account = await accounts.get(localpart)
+        return [] if account is None else [account]
 
 
 def _described(account: Account, configuration: Configuration) -> dict[str, Any]:
     return {
-        "user_id": _user_id(account.localpart, configuration),
+        "user_id": user_id_of(account.localpart, configuration),
         **asdict(account),
         "state": State.LOCKED if account.state.is_locked else account.state,
         "created_at": _moment(account.created_at),
