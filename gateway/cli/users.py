@@ -77,7 +77,7 @@ def lock(user: str, path: Path) -> None:
             " who never logged in through the gateway, use [identity] deny."
         )
     say(f"Locked {user_id_of(localpart, configuration)}: a token does not log it in any more.")
-    _end_sessions(configuration, localpart, "It is locked, but")
+    _end_sessions(configuration, localpart, locked=True)
 
 
 @users.command()
@@ -98,22 +98,22 @@ def unlock(user: str, path: Path) -> None:
 def logout(user: str, path: Path) -> None:
     """End every session of a user of the homeserver; the user may log in again."""
     configuration = load(path)
-    _end_sessions(configuration, _localpart(user, configuration), "")
+    _end_sessions(configuration, _localpart(user, configuration), locked=False)
 
 
-def _end_sessions(configuration: Configuration, localpart: str, before: str) -> None:
+def _end_sessions(configuration: Configuration, localpart: str, *, locked: bool) -> None:
     user_id = user_id_of(localpart, configuration)
     try:
         known = asyncio.run(_ended(configuration, localpart))
     except (Refused, HomeserverAnswered) as error:
         reason = error.reason if isinstance(error, Refused) else f"the homeserver answered {error}"
         raise Unusable(
-            f"{before} the sessions of {user_id} could not be ended: {reason}.".strip()
-            + f"\nThey may go on. Repeat: matrix-login-gateway users logout {user_id} -c {configuration.path}"
+            f"{'It is locked, but the' if locked else 'The'} sessions of {user_id} could not be ended: {reason}."
+            f"\nThey may go on. Repeat: matrix-login-gateway users logout {user_id} -c {configuration.path}"
         ) from error
     if known:
         say(f"Ended all sessions of {user_id}.")
-    elif before:
+    elif locked:
         say(f"There is no session to end: the homeserver has no user {user_id}.")
     else:
         raise Unusable(f"The homeserver has no user {user_id}.")

@@ -252,6 +252,7 @@ async def test_a_lock_whose_sessions_go_on_is_a_failure_and_says_so(
     assert out == f"Locked {ALICE}: a token does not log it in any more.\n"
     assert errors.startswith(f"It is locked, but the sessions of {ALICE} could not be ended: ")
     assert f"They may go on. Repeat: matrix-login-gateway users logout {ALICE}" in errors
+    assert (await users(gateway, "logout", "alice"))[2].startswith(f"The sessions of {ALICE} could not be ended: ")
     await homeserver.start()
     assert (await gateway.log_in(mint())).body["errcode"] == "M_USER_LOCKED"
 
