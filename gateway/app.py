@@ -54,7 +54,7 @@ async def serve(configuration: Configuration) -> None:
 
     def ask(number: signal.Signals) -> None:
         if number is not signal.SIGHUP and asked - {signal.SIGHUP}:
-            end_now(number)
+            _end_now(number)
         asked.add(number)
         awake.set()
 
@@ -89,7 +89,7 @@ def _where(gateway: "Running") -> str:
     return f"Listens on {' '.join(gateway.addresses)}"
 
 
-def end_now(number: signal.Signals) -> None:
+def _end_now(number: signal.Signals) -> None:
     """End as if the signal had not been handled: nothing is waited for, and the database is safe at any moment."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -103,8 +103,7 @@ class Running:
         self._parts = parts
         self._server = Server(parts.gateway)
         self._loop = asyncio.get_running_loop()
-        self.health = Health(lasting.database, parts.homeserver, lasting.metrics)
-        self.health.key_sets = self._key_sets
+        self.health = Health(lasting.database, parts.homeserver, lasting.metrics, self._key_sets)
         self.entrances = Entrances(self._server, self.health, lasting.background, handed)
 
     @property

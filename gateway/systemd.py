@@ -34,18 +34,17 @@ class Supervisor:
         self._pause = _pause(environment, os.getpid() if pid is None else pid)
 
     def ready(self, status: str) -> None:
-        """Say that requests are served from now on: at the start, and again after each reload, also a failed one."""
+        """Say that requests are served from now on: at the start, and again after each reload, also a failed one.
+
+        `status` is what `systemctl status` shows.
+        """
         self._tell("READY=1", _status(status))
 
-    def reloading(self, status: str = "Reloading") -> None:
+    def reloading(self) -> None:
         """Say that the configuration is read again; `ready` ends it."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status(status))
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("Reloading"))
 
-    def status(self, text: str) -> None:
-        """Say what `systemctl status` shows."""
-        self._tell(_status(text))
-
-    def stopping(self, status: str = "Stopping") -> None:
+    def stopping(self, status: str) -> None:
         """Say that the end has begun."""
         self._tell("STOPPING=1", _status(status))
 

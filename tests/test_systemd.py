@@ -37,24 +37,22 @@ async def test_it_is_told_how_the_gateway_is_at_either_kind_of_address(superviso
     before = time.monotonic_ns() // 1000
     gateway.reloading()
     gateway.ready("Keeps the old configuration")
-    gateway.status("Well")
-    gateway.stopping()
+    gateway.stopping("Lets open requests finish")
 
-    told = [await supervisor.told() for _ in range(5)]
+    told = [await supervisor.told() for _ in range(4)]
     assert told[0] == {"READY": "1", "STATUS": "Listens on 127.0.0.1:8010"}
     assert before <= int(told[1].pop("MONOTONIC_USEC")) <= time.monotonic_ns() // 1000
     assert told[1] == {"RELOADING": "1", "STATUS": "Reloading"}
     assert told[2:] == [
         {"READY": "1", "STATUS": "Keeps the old configuration"},
-        {"STATUS": "Well"},
-        {"STOPPING": "1", "STATUS": "Stopping"},
+        {"STOPPING": "1", "STATUS": "Lets open requests finish"},
     ]
 
 
 async def test_a_status_is_one_short_line(supervisor: FakeSupervisor) -> None:
-    Supervisor(supervisor.environment).status("bad\nMAINPID=1\r\n\u2028" + "ä" * 5000)
+    Supervisor(supervisor.environment).ready("bad\nMAINPID=1\r\n\u2028" + "ä" * 5000)
     told = await supervisor.told()
-    assert list(told) == ["STATUS"]
+    assert list(told) == ["READY", "STATUS"]
     assert told["STATUS"].startswith("bad MAINPID=1 ää")
     assert len(told["STATUS"]) == 1000
 

@@ -12,10 +12,6 @@ from gateway.storage.database import Database
 from gateway.upstream.homeserver import Homeserver
 
 
-def _no_key_sets() -> str:
-    return ""
-
-
 @dataclass(slots=True)
 class Health:
     """Answers the questions of supervisors, load balancers and Prometheus; a reload exchanges `homeserver`.
@@ -26,7 +22,7 @@ class Health:
     database: Database
     homeserver: Homeserver
     metrics: Metrics
-    key_sets: Callable[[], str] = _no_key_sets
+    key_sets: Callable[[], str]
     _stopping: bool = field(default=False, init=False)
 
     def stop(self) -> None:
