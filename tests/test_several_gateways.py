@@ -41,7 +41,8 @@ async def gateways(
             )
             return await stack.enter_async_context(running)
 
-        yield await start("first"), await start("second")
+        first, second = await asyncio.gather(start("first"), start("second"))
+        yield first, second
 
 
 def once(name: str, number: int) -> str:
