@@ -15,7 +15,7 @@ from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, runni
 from tests.fake_mas import FakeMas, running_mas
 from tests.flavours import BEHIND_MAS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME, RunningGateway, mint, running_gateway
-from tests.waiting import until
+from tests.waiting import finished, until
 
 ALICE = f"@alice:{SERVER_NAME}"
 DEVICE = "PHONEPHONE"
@@ -179,13 +179,9 @@ async def test_mas_ends_the_session_that_the_device_had(tmp_path: Path) -> None:
         other = await gateway.log_in(mint(), device_id="TABLETTABLET")
         mas.faults["revoke"] = Fault((500, ""))
         second = await gateway.log_in(mint(), device_id=DEVICE)
-        async with asyncio.timeout(5):
-            while "session_not_ended" not in gateway.log:
-                await asyncio.sleep(0.01)
+        await until(lambda: "session_not_ended" in gateway.log)
         third = await gateway.log_in(mint(), device_id=DEVICE)
-        async with asyncio.timeout(5):
-            while len(mas.open_sessions) > 2:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(mas.open_sessions) <= 2)
         tokens = {answer.body["access_token"] for answer in (first, other, second, third)}
         assert set(mas.homeserver.sessions) == {other.body["access_token"], third.body["access_token"]} < tokens
 
@@ -291,14 +287,14 @@ async def test_mas_gives_no_session_that_could_not_be_ended_again(tmp_path: Path
 
 async def test_the_profile_is_set_by_an_application_service_alone(tmp_path: Path) -> None:
     claims = {"display_name_claim": "name"}
-    for as_token, shown in ((None, "alice"), (AS_TOKEN, "Alice")):
+    for as_token, shown, sent in ((None, "alice", 0), (AS_TOKEN, "Alice", 1)):
         directory = tmp_path / str(as_token)
         directory.mkdir()
         async with with_mas(directory, session={"as_token": as_token}, jwt=claims) as (gateway, mas):
             await gateway.log_in(mint(name="Alice"))
-            async with asyncio.timeout(5):
-                while mas.homeserver.users["alice"].display_name != shown:
-                    await asyncio.sleep(0.01)
+            await finished("profile")
+            put = [seen for seen in mas.homeserver.to("/displayname") if seen.method == "PUT"]
+            assert (mas.homeserver.users["alice"].display_name, len(put)) == (shown, sent)
 
 
 async def test_no_secret_of_a_method_stands_in_the_log_or_the_database(tmp_path: Path) -> None:
