@@ -1,5 +1,6 @@
-"""All benchmarks start, and say what they can be asked for; nothing is measured here."""
+"""All benchmarks start, and say what they can be asked for; the one of whole gateways also measures for a moment."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("name", ["database", "login", "relay", "tokens"])
+@pytest.mark.parametrize("name", ["capacity", "database", "login", "relay", "tokens"])
 def test_a_benchmark_starts_without_matplotlib_and_names_its_options(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_PLOT, f"tests.benchmarks.{name}", "--help"],
@@ -32,3 +33,22 @@ def test_a_benchmark_starts_without_matplotlib_and_names_its_options(name: str) 
     usage = re.search(rf"python -m tests\.benchmarks\.{name} (.*)", described)
     assert usage is not None
     assert set(re.findall(r"--\w+", usage[1])) == set(re.findall(r"--\w+", options)) - {"--help"}
+
+
+@pytest.mark.usefixtures("postgres")  # which says why, where there is none
+def test_the_capacity_is_measured_with_one_gateway_and_with_two(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = ["--seconds", "0.5", "--users", "20", "--json", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.capacity", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found = json.loads(file.read_text())["figures"]
+    for count in ("1 gateway", "2 gateways"):
+        assert set(found[f"{count}: answers"]) == {"200"}

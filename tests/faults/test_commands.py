@@ -70,11 +70,3 @@ def test_nothing_is_left_of_mixed_load_with_every_fault(tmp_path: Path) -> None:
     found = figures(tmp_path, "hour", "--rounds", "2", "--seconds", "6")
 
     assert {"200", "503"} <= set(found["answers to good logins"])
-
-
-@pytest.mark.usefixtures("postgres")
-def test_the_capacity_is_measured_with_one_gateway_and_with_two(tmp_path: Path) -> None:
-    found = figures(tmp_path, "capacity", "--seconds", "0.5", "--users", "20")
-
-    for count in ("1 gateway", "2 gateways"):
-        assert set(found[f"{count}: answers"]) == {"200"}

@@ -1,7 +1,7 @@
 """How many logins of users who have an account one gateway and two carry, before a homeserver that costs little.
 
     pip install -c requirements.lock --group test -e '.[postgres]'
-    python -m tests.faults.capacity [--seconds N] [--users N] [--json FILE]
+    python -m tests.benchmarks.capacity [--seconds N] [--users N] [--json FILE]
 
 The first gateway has a core of its own; homeserver, database and clients run on the others, and so does the second
 gateway: on a machine with few cores it shows what they leave. A benchmark, not a test: it judges nothing.
