@@ -29,7 +29,8 @@ from tests.faults.fast_homeserver import FAIL, HEAL, STATE
 from tests.postgres_server import PostgresServer, find_programs, running_postgres
 from tests.running_gateway import Tables, write_configuration
 
-NO_LIMITS = {"limits": {name: {"burst": 0, "refill": 1} for name in ("failed_logins_per_address", "logins_per_user")}}
+LIMITS = ("failed_logins_per_address", "failed_logins_per_user", "logins_per_user")
+NO_LIMITS = {"limits": {name: {"burst": 0, "refill": 1} for name in LIMITS}}
 VERSIONS = "/_matrix/client/versions"
 
 

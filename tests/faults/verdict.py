@@ -13,7 +13,7 @@ from tests.benchmarks.plan import table
 
 @dataclass
 class Verdict:
-    """Figures with what they must be; None: nothing is claimed of it."""
+    """Figures, with what they must be where something is claimed of them."""
 
     title: str
     figures: dict[str, Any] = field(default_factory=dict)
@@ -32,10 +32,6 @@ class Verdict:
     def at_most(self, name: str, value: float, most: float) -> None:
         """Add a figure that must not be larger."""
         self._judge(name, value, f"<= {_text(most)}", holds=value <= most)
-
-    def at_least(self, name: str, value: float, least: float) -> None:
-        """Add a figure that must not be smaller."""
-        self._judge(name, value, f">= {_text(least)}", holds=value >= least)
 
     def end(self, file: Path | None) -> None:
         """Print everything, write the JSON file, and end with status 1 when a claim does not hold."""
