@@ -256,12 +256,13 @@ async def test_a_gateway_that_is_stopped_takes_nothing_with_it(several: Several)
     assert clients.tally.wrong == []
 
 
+@pytest.mark.parametrize("snippet", ["haproxy-several.cfg"])  # nginx does not ask whether they are well
 async def test_without_the_database_everything_but_logins_goes_on(several: Several, postgres: PostgresServer) -> None:
     clients = several.clients()
     async with clients.at_work():
         await clients.served()
         await asyncio.to_thread(postgres.kill)
-        await asyncio.sleep(5)  # in which HAProxy would have seen that they are not ready
+        await asyncio.sleep(4)  # in which HAProxy would have seen that they are not ready
         ready = [(await asyncio.to_thread(ask, node.admin_port, "/health/ready"))[0] for node in several.nodes]
         postgres.spawn()
         await asyncio.to_thread(postgres.wait)

@@ -33,8 +33,8 @@ from tests.faults.visitors import Visitors
 from tests.postgres_server import PostgresServer
 from tests.running_gateway import SECRET
 
-_IDLE = 3  # seconds after which the homeserver ends an idle connection
-_REST = 8  # seconds until nothing is left of the clients
+_IDLE = 2  # seconds after which the homeserver ends an idle connection
+_REST = 5  # seconds until nothing is left of the clients
 _SAMPLES = 0.5  # seconds from one to the next
 _ROUNDS_AHEAD = 7  # five minutes, for which a set may be kept
 _TASKS = "matrix_login_gateway_tasks "

@@ -29,14 +29,14 @@ def figures(directory: Path, name: str, *options: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("postgres")  # which says why, where there is none
 def test_first_logins_at_two_gateways_of_which_one_is_killed_make_each_account_once(tmp_path: Path) -> None:
-    found = figures(tmp_path, "first_logins", "--count", "1500", "--every", "0.5")
+    found = figures(tmp_path, "first_logins", "--count", "1000", "--every", "0.4")
 
     assert found["kills"] >= 1
-    assert found["accounts at the homeserver"] == 1500
+    assert found["accounts at the homeserver"] == 1000
 
 
 def test_no_kill_breaks_the_database_or_loses_a_user_who_was_answered(tmp_path: Path) -> None:
-    found = figures(tmp_path, "kills", "--count", "6")
+    found = figures(tmp_path, "kills", "--count", "4")
 
     assert found["of them, answered before a kill"] > 0
 
@@ -45,10 +45,10 @@ def test_no_kill_breaks_the_database_or_loses_a_user_who_was_answered(tmp_path: 
 @pytest.mark.parametrize(
     ("database", "method", "every", "kills"),
     [
-        ("sqlite", "appservice", 1, 5),
-        ("sqlite", "jwt", 2, 2),
-        ("sqlite", "mas", 2, 3),
-        ("postgresql", "appservice", 5, 4),
+        ("sqlite", "appservice", 3, 2),
+        ("sqlite", "jwt", 4, 1),
+        ("sqlite", "mas", 4, 2),
+        ("postgresql", "appservice", 9, 2),
     ],
 )
 def test_a_first_login_that_is_killed_at_any_step_is_finished_by_the_next(
@@ -67,6 +67,6 @@ def test_a_homeserver_that_fails_makes_no_wrong_session(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("postgres")
 def test_nothing_is_left_of_mixed_load_with_every_fault(tmp_path: Path) -> None:
-    found = figures(tmp_path, "hour", "--rounds", "2", "--seconds", "6")
+    found = figures(tmp_path, "hour", "--rounds", "2", "--seconds", "4")
 
     assert {"200", "503"} <= set(found["answers to good logins"])
