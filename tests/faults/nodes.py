@@ -5,12 +5,13 @@ Rule: whatever starts here ends with its block, and with us should we be killed.
 
 import json
 import os
+import random
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,16 @@ class Node:
         return "".join(path.read_text(encoding="utf-8") for path in sorted(self.folder.glob(f"{self.name}-*.log")))
 
 
+def lasting_port() -> int:
+    """A port that is still free when a gateway was away: no connection gets one below those that the system gives."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(first // 2, first)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @contextmanager
 def made_node(
     folder: Path, homeserver: Homeserver, tables: Tables, name: str = "gateway", cores: Sequence[int] = ()
@@ -185,7 +196,7 @@ def made_node(
     """Give a gateway that is not started yet; `tables` are its configuration."""
     own = folder / name
     own.mkdir()
-    port, admin_port = free_port(), free_port()
+    port, admin_port = lasting_port(), lasting_port()
     server = {"listen": [f"127.0.0.1:{port}"], "admin_listen": f"127.0.0.1:{admin_port}", "drain_timeout": 1}
     whole = {**NO_LIMITS, **tables, "server": {**server, **tables.get("server", {})}}
     node = Node(name, own, write_configuration(own, homeserver.url, whole), port, admin_port, cores)
