@@ -241,16 +241,15 @@ async def test_a_gateway_that_is_killed_takes_only_what_it_was_asked_with_it(
 
 
 async def test_a_gateway_that_is_stopped_takes_nothing_with_it(several: Several) -> None:
-    clients = several.clients()
+    clients, node = several.clients(), several.nodes[0]
     async with clients.at_work():
-        for node in several.nodes:
-            await clients.served()
-            assert await asyncio.to_thread(node.end, 30) == 0
-            assert "stopped" in node.log
-            await clients.served()
-            node.spawn()
-            await asyncio.to_thread(node.wait)
-            await several.spread()
+        await clients.served()
+        assert await asyncio.to_thread(node.end, 30) == 0
+        assert "stopped" in node.log
+        await clients.served()
+        node.spawn()
+        await asyncio.to_thread(node.wait)
+        await several.spread()
         await clients.served()
     assert clients.failed == []
     assert clients.tally.wrong == []

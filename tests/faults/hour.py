@@ -142,7 +142,8 @@ async def run(stack: ExitStack, arguments: argparse.Namespace) -> Verdict:
     async with running_issuer() as issuer:
         issuer.headers["Cache-Control"] = "max-age=300"
         tables: dict[str, Any] = {
-            "database": {"url": database.new_database("template0")},
+            # So few that the first round opens them all.
+            "database": {"url": database.new_database("template0"), "pool_size": 3},
             "jwt": {
                 "secret": None,
                 "single_use": True,

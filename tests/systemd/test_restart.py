@@ -17,7 +17,7 @@ from tests.raw_http import RawClient, connected
 from tests.running_gateway import LOGIN, Tables, mint, write_configuration
 from tests.supervisor import FakeSupervisor, service
 
-RESTARTS = 10
+RESTARTS = 6
 CLIENTS = 8
 # Seconds of load before each restart.
 LOAD = 0.5
@@ -76,7 +76,7 @@ def supervisor(tmp_path: Path) -> Iterator[FakeSupervisor]:
         yield made
 
 
-async def test_ten_restarts_under_load_lose_no_request_and_break_none(
+async def test_restarts_under_load_lose_no_request_and_break_none(
     tmp_path: Path, homeserver: FakeHomeserver, supervisor: FakeSupervisor
 ) -> None:
     tables: Tables = {"limits": {"logins_per_user": {"burst": 0, "refill": 1}}, "log": {"level": "error"}}
