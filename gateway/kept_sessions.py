@@ -39,8 +39,8 @@ class KeptSessions:
             raise
         self.background.leave(self.stored.sweep(self.now()), "personal_sessions")
         # After it was noted: of two logins at once one sees the other.
-        known = await self.stored.of_user(session.localpart)
-        older = [each for each in known if each.device_id == session.device_id and each.is_older_than(session)]
+        known = await self.stored.of_device(session.localpart, session.device_id)
+        older = [each for each in known if each.is_older_than(session)]
         if older:
             self.background.leave(self._end_all_of(older), "older_sessions")
 
@@ -57,18 +57,14 @@ class KeptSessions:
 
     async def end(self, session: PersonalSession) -> None:
         """End a session, and what else its device has: an older one whose end failed must not outlive a logout."""
-        known = await self.stored.of_user(session.localpart)
-        for each in known:
-            if each.device_id == session.device_id:
-                await self._end_one(each)
+        for each in await self.stored.of_device(session.localpart, session.device_id):
+            await self._end_one(each)
 
     async def end_all(self, session: PersonalSession) -> None:
         """End every session of the user who has this one."""
         # Read before: one that is opened meanwhile must stay known.
         known = await self.stored.of_user(session.localpart)
-        user = await self.admin.find_user(session.localpart)
-        if user is not None:
-            await self.admin.end_sessions(user)
+        await self.admin.end_all(session.localpart)
         await self.stored.forget(known)
 
     async def _end_one(self, session: PersonalSession) -> None:

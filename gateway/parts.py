@@ -94,7 +94,7 @@ def build(configuration: Configuration, lasting: Lasting, before: Parts | None) 
     avatars = Avatars(lasting.database)
     fetched = _fetched(configuration, lasting, before.fetched if before else {})
     accounts = Accounts(lasting.database)
-    provision = Provision(accounts, method.method, homeserver.server_name, lasting.now, log, lasting.metrics)
+    provision = Provision(accounts, method.method, homeserver, lasting.now, log, lasting.metrics)
     sign_in = SignIn(
         issuers=Issuers(
             [_issuer(issuer, fetched, log) for issuer in configuration.issuers], by_name=bool(settings.jwt.issuers)

@@ -16,10 +16,10 @@ from gateway.core.accounts import (
     DOUBT_SECONDS,
     Account,
     Step,
-    broke_off,
     check_existence,
     check_made,
     choose_account,
+    is_registering,
     is_settled_as_ours,
     lacks_issuer,
     next_step,
@@ -33,7 +33,7 @@ from gateway.issuers import Issuer
 from gateway.logs import Logger
 from gateway.metrics import Metrics
 from gateway.storage.accounts import Accounts
-from gateway.upstream.homeserver import HomeserverAnswered, MaybeMade
+from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionMethod, UnknownUser, Wanted
 
@@ -64,7 +64,7 @@ class Provision:
 
     accounts: Accounts
     sessions: SessionMethod
-    server_name: str
+    homeserver: Homeserver
     now: Callable[[], float]
     log: Logger
     metrics: Metrics
@@ -187,10 +187,10 @@ class Provision:
         """
         now = self.now()
         for account in await self.accounts.unsettled(int(now) - DOUBT_SECONDS):
-            if broke_off(account, now) and await self.sessions.exists(account.localpart):
+            if not is_registering(account, now) and await self.sessions.exists(account.localpart):
                 await self.accounts.settle(account.localpart)
                 self.log.info("registration_settled", user_id=self.user_id(account))
 
     def user_id(self, account: Account) -> str:
         """Return the whole user id of an account."""
-        return f"@{account.localpart}:{self.server_name}"
+        return self.homeserver.user_id(account.localpart)

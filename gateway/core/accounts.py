@@ -104,7 +104,7 @@ def next_step(account: Account | None, rules: AccountRules, now: float) -> Step:
     if account is not None and account.state is State.ACTIVE:
         return Step.OPEN_SESSION
     check_open(account)
-    if account is not None and rules.existing_accounts == "refuse" and _is_registering(account, now):
+    if account is not None and rules.existing_accounts == "refuse" and is_registering(account, now):
         return Step.WAIT
     if not rules.register_user or (account is None and rules.existing_accounts == "refuse"):
         return Step.ASK_HOMESERVER
@@ -117,14 +117,10 @@ def check_open(account: Account | None) -> None:
         raise Refused(Refusal.ACCOUNT_LOCKED, reason="locked in the gateway's database")
 
 
-def _is_registering(account: Account, now: float) -> bool:
+def is_registering(account: Account, now: float) -> bool:
+    """Say whether a login may be at registering the account, at `now` in seconds since the epoch."""
     # In either direction, should the clock have been set back.
     return account.state is State.REGISTERING and abs(now - account.created_at) < REGISTRATION_SECONDS
-
-
-def broke_off(account: Account, now: float) -> bool:
-    """Say whether the login that was registering an account is at it no more."""
-    return not _is_registering(account, now)
 
 
 def check_made(rules: AccountRules, row: Account | None, now: float, *, made: bool) -> None:

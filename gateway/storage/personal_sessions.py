@@ -15,6 +15,7 @@ _SELECT = select(
 )
 _BY_TOKEN = _SELECT.where(_COLUMNS.token_digest == bindparam("token_digest"))
 _OF_USER = _SELECT.where(_COLUMNS.localpart == bindparam("localpart"))
+_OF_DEVICE = _OF_USER.where(_COLUMNS.device_id == bindparam("device_id"))
 _FORGET = delete(personal_sessions).where(_COLUMNS.token_digest == bindparam("of_digest"))
 # After each login a few, more than it adds. Gateways that sweep at once take different rows.
 _SWEEP = delete(personal_sessions).where(
@@ -46,6 +47,11 @@ class PersonalSessions:
     async def of_user(self, localpart: str) -> list[PersonalSession]:
         """Return the sessions of a user."""
         rows = await self._database.rows(_OF_USER, localpart=localpart)
+        return [PersonalSession(*row) for row in rows]
+
+    async def of_device(self, localpart: str, device_id: str) -> list[PersonalSession]:
+        """Return the sessions of a user's device."""
+        rows = await self._database.rows(_OF_DEVICE, localpart=localpart, device_id=device_id)
         return [PersonalSession(*row) for row in rows]
 
     async def note(self, session: PersonalSession) -> None:

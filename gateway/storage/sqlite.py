@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.storage import migrate
-from gateway.storage.writer import Writer
+from gateway.storage.writer import BEGIN, Writer
 
 # How long a login, or a start, waits in seconds.
 _PATIENCE: Final = 5
@@ -30,8 +30,6 @@ _PATIENCE: Final = 5
 _LOCK_PATIENCE: Final = 2
 # Reads that are handed to the driver's thread at once. What it does not come to stays there when its caller has gone.
 _READS: Final = 16
-# Taking the write lock at once makes a second writer wait its turn instead of failing half-way.
-_BEGIN: Final = "BEGIN IMMEDIATE"
 
 
 def check_sqlite_url(text: str, url: URL) -> None:
@@ -51,7 +49,7 @@ class SqliteStore:
     engine: AsyncEngine
     reader: aiosqlite.Connection
     writer: Writer
-    begin: str = _BEGIN
+    begin: str = BEGIN
     patience: float = _PATIENCE
     insert: Callable[[TableClause], sqlite.Insert] = sqlite.insert
     _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READS))
@@ -157,7 +155,7 @@ def _upgrade(url: URL) -> migrate.Upgrade:
     try:
         _make_private(url.database or "")
         with engine.begin() as connection:
-            done = migrate.upgrade(connection, lock=_BEGIN)
+            done = migrate.upgrade(connection, lock=BEGIN)
         _switch_to_wal(engine)  # not before: a file of another program must stay as it is
         _check_writable(engine)
         return done
@@ -168,7 +166,7 @@ def _upgrade(url: URL) -> migrate.Upgrade:
 def _check_writable(engine: Engine) -> None:
     """Write what is there already, and take it back: a read-only file opens well, and fails each login later."""
     with engine.connect() as connection:
-        connection.exec_driver_sql(_BEGIN)
+        connection.exec_driver_sql(BEGIN)
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
         connection.exec_driver_sql("ROLLBACK")
 

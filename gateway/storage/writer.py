@@ -19,6 +19,9 @@ CHECKPOINT_ROWS: Final = 200
 # Where that does not keep up, a commit does it from this length of the log on: 64 MiB.
 _MOST_PAGES: Final = 16384
 
+# Taking the write lock at once makes a second writer wait its turn instead of failing half-way.
+BEGIN: Final = "BEGIN IMMEDIATE"
+
 Row = Mapping[str, Any]
 
 
@@ -105,8 +108,7 @@ class Writer:
                 self._connection = self._connect()
                 self._connection.execute(f"PRAGMA wal_autocheckpoint = {_MOST_PAGES}")
             connection = self._connection
-            # Taking the write lock at once makes a second process wait its turn instead of failing half-way.
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(BEGIN)
             outcomes = [_execute(connection, write) for write in writes]
             connection.execute("COMMIT")
         except BaseException:

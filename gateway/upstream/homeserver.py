@@ -90,14 +90,14 @@ class Homeserver:
         return await self.pool.call(method, target, fields, octets, repeat=repeat)
 
     def _fields(self, media_type: str) -> list[Field]:
-        fields = [(b"Host", self.pool.address.authority.encode()), (b"Content-Type", media_type.encode())]
+        fields = [self.pool.host, (b"Content-Type", media_type.encode())]
         if self.as_token:
             fields.append((b"Authorization", f"Bearer {self.as_token}".encode()))
         return fields
 
     async def ask(self, target: str) -> Reply:
         """Ask what the homeserver tells anybody, without our token: Synapse takes one for a federation signature."""
-        return await self.pool.call("GET", target, [(b"Host", self.pool.address.authority.encode())])
+        return await self.pool.call("GET", target, [self.pool.host])
 
     async def versions(self) -> Reply:
         """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""
@@ -194,8 +194,7 @@ class Homeserver:
     async def accepts(self, token: str) -> bool:
         """Say whether an access token of a client is good."""
         bearer = (b"Authorization", f"Bearer {token}".encode())
-        host = (b"Host", self.pool.address.authority.encode())
-        reply = await self.pool.call("GET", "/_matrix/client/v3/account/whoami", [host, bearer])
+        reply = await self.pool.call("GET", "/_matrix/client/v3/account/whoami", [self.pool.host, bearer])
         if reply.status >= 500:
             raise classified(reply, "ask for the session")
         return reply.status == 200 or reply.errcode != "M_UNKNOWN_TOKEN"  # as of a locked user

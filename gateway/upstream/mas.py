@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlencode
 
-from gateway.core.headers import Field
 from gateway.errors import Refusal, Refused
 from gateway.upstream.homeserver import MaybeMade
 from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
@@ -122,6 +121,13 @@ class MasAdmin:
         _expect(reply, "end the session", 200, 404, 409)
         return reply.status == 200
 
+    async def end_all(self, localpart: str) -> bool:
+        """End every session of the user of that name; False when there is none."""
+        user = await self.find_user(localpart)
+        if user is not None:
+            await self.end_sessions(user)
+        return user is not None
+
     async def end_sessions(self, user: MasUser) -> None:
         """End every session of a user, of whichever kind."""
         reply = await self.call("POST", f"users/{user.id}/kill-sessions")
@@ -142,7 +148,7 @@ class MasAdmin:
         return [entry["id"] for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     async def _call(self, token: str, method: str, path: str, body: dict[str, Any] | None, *, repeat: bool) -> Reply:
-        fields = [_host(self._api), (b"Authorization", f"Bearer {token}".encode())]
+        fields = [self._api.host, (b"Authorization", f"Bearer {token}".encode())]
         octets = b""
         if body is not None:
             fields.append((b"Content-Type", b"application/json"))
@@ -185,7 +191,7 @@ class MasAdmin:
 
     async def _ask_for_token(self) -> tuple[str, float]:
         fields = [
-            _host(self._oauth),
+            self._oauth.host,
             (b"Authorization", b"Basic " + self._credentials),
             (b"Content-Type", b"application/x-www-form-urlencoded"),
         ]
@@ -205,10 +211,6 @@ class MasAdmin:
 
 def _pool(url: str | None, connect_timeout: float) -> Pool:
     return Pool(PoolSettings(url=url or "", connect_timeout=connect_timeout), name=_NAME)
-
-
-def _host(pool: Pool) -> Field:
-    return (b"Host", pool.address.authority.encode())
 
 
 def _data(reply: Reply) -> dict[str, Any]:

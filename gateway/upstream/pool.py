@@ -152,6 +152,11 @@ class Pool:
         return connection
 
     @property
+    def host(self) -> headers.Field:
+        """The `Host` field of a call (RFC 9110 7.2)."""
+        return (b"Host", self.address.authority.encode())
+
+    @property
     def connections(self) -> tuple[int, int]:
         """How many connections are open and busy, and how many are idle."""
         return len(self._open) - len(self._idle), len(self._idle)

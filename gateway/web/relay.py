@@ -103,7 +103,7 @@ class Relay:
         if relayed.without:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
         if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
-            fields.insert(0, (b"Host", self._pool.address.authority.encode()))
+            fields.insert(0, self._pool.host)
         if relayed.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)

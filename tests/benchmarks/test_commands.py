@@ -1,12 +1,13 @@
 """All benchmarks start, and say what they can be asked for; the one of whole gateways also measures for a moment."""
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.figures import figures
 
 ROOT = Path(__file__).parents[2]
 # Runs a module as -m does, where matplotlib can't be imported.
@@ -37,18 +38,7 @@ def test_a_benchmark_starts_without_matplotlib_and_names_its_options(name: str) 
 
 @pytest.mark.usefixtures("postgres")  # which says why, where there is none
 def test_the_capacity_is_measured_with_one_gateway_and_with_two(tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    options = ["--seconds", "0.5", "--users", "20", "--json", str(file)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.capacity", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    found = figures(tmp_path, "benchmarks.capacity", "--seconds", "0.5", "--users", "20")
 
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    found = json.loads(file.read_text())["figures"]
     for count in ("1 gateway", "2 gateways"):
         assert set(found[f"{count}: answers"]) == {"200"}

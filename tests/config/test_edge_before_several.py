@@ -30,7 +30,7 @@ from tests.config.running_edge import (
 )
 from tests.faults.clients import Crowd, Tally
 from tests.faults.first_logins import look
-from tests.faults.nodes import Homeserver, Node, made_node, running_homeserver
+from tests.faults.nodes import VERSIONS, Homeserver, Node, made_node, running_homeserver
 from tests.faults.verdict import Verdict
 from tests.postgres_server import PostgresServer
 from tests.raw_http import RawServer, never_accepting, read_message
@@ -40,7 +40,6 @@ from tests.waiting import until
 EDGE = Path(__file__).parents[2] / "config" / "edge"
 SNIPPETS = sorted(EDGE.glob("*-several.*"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-VERSIONS = "/_matrix/client/versions"
 SYNC = "/_matrix/client/v3/sync?timeout=200"
 CLIENTS = 16
 # Seconds until a client has seen that the gateway is gone which had its request, on a machine that is busy.

@@ -27,8 +27,11 @@ async def test_a_session_is_found_by_its_token_and_by_its_user_until_it_is_forgo
         await sessions.note(session)
 
     assert await sessions.find(token_digest("mpt_1")) == PHONE
-    assert await sessions.find(token_digest("mpt_4")) is None
-    assert await sessions.of_user("alice") == [PHONE, numbered(3)]
+    assert await sessions.find(token_digest("mpt_5")) is None
+    await sessions.note(tablet := numbered(4, device_id="TABLETTABLET"))
+    assert await sessions.of_device("alice", "PHONEPHONE") == [PHONE, numbered(3)]
+    assert await sessions.of_user("alice") == [PHONE, numbered(3), tablet]
+    await sessions.forget([tablet])
     await sessions.forget([PHONE, of_bob])
     assert await sessions.find(token_digest("mpt_1")) is None
     assert await sessions.of_user("alice") == [numbered(3)]

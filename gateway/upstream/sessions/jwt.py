@@ -116,7 +116,7 @@ class JwtSessions:
 
     async def _log_in(self, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:
         pool = self.homeserver.pool
-        fields = [(b"Host", pool.address.authority.encode()), (b"Content-Type", b"application/json"), *client]
+        fields = [pool.host, (b"Content-Type", b"application/json"), *client]
         body = json.dumps({"type": LOGIN_TYPE, **members}).encode()
         # Not twice: the homeserver may have opened a session that nobody would know of.
         return await pool.call("POST", "/_matrix/client/v3/login", fields, body, repeat=False)

@@ -85,10 +85,7 @@ class MasSessions:
 
     async def end_all(self, localpart: str) -> bool:
         """End the sessions of every kind there."""
-        user = await self.admin.find_user(localpart)
-        if user is not None:
-            await self.admin.end_sessions(user)
-        return user is not None
+        return await self.admin.end_all(localpart)
 
     async def misfit(self) -> str:
         """Say so where the admin API does not let us in."""
