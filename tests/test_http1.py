@@ -7,6 +7,7 @@ import ast
 import asyncio
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -19,13 +20,29 @@ from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
 from aiohttp.streams import EMPTY_PAYLOAD, EmptyStreamReader
 
 from gateway import http1
-from gateway.http1 import ClientProtocol, UpstreamProtocol, Written
+from gateway.http1 import ClientProtocol, Request, UpstreamProtocol, Written
+from tests.raw_http import exchange
 
 HTTP1 = Path(http1.__file__)
 PACKAGE = HTTP1.parent
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Trailer: 1\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
+
+# What aiohttp's loop over requests and its reading touch of a connection, in the version that ours were written for.
+LOOP = {
+    "_buffer_paused", "_close", "_current_request", "_force_close", "_handle_request", "_handler_waiter",
+    "_keepalive", "_keepalive_handle", "_keepalive_timeout", "_lingering_time", "_logging_enabled", "_loop",
+    "_make_error_handler", "_manager", "_messages", "_msg_queue_resume_size", "_next_keepalive_close_time",
+    "_parser", "_process_keepalive", "_request_factory", "_request_handler", "_request_in_progress",
+    "_resume_reading_if_drained", "_task_handler", "_waiter", "close", "finish_response", "force_close",
+    "handle_error", "log_debug", "log_exception", "transport"
+}  # fmt: skip
+READING = {
+    "_buffer_paused", "_close", "_data_received_cb", "_force_close", "_max_msg_queue_size", "_message_tail",
+    "_messages", "_parser", "_pause_reading_for_buffer", "_payload_parser", "_read_bufsize",
+    "_request_count", "_upgraded", "_waiter", "close"
+}  # fmt: skip
 
 
 def request_parser() -> Any:
@@ -156,7 +173,7 @@ def test_a_name_that_is_not_there_is_seen() -> None:
     """An attribute, methods that are overridden, and one that is only called; what is our own is none of them."""
     missed = not_there(taken_from_aiohttp(ClientProtocol), object)
 
-    assert {"_messages", "handle_error", "data_received", "_drain_helper"} <= set(missed)
+    assert {"_messages", "_pause_transport_reading", "_drain_helper"} <= set(missed)
     assert "_watch" not in missed
 
 
@@ -167,7 +184,7 @@ def has(owner: type, name: str) -> bool:
 
 def test_the_private_names_that_functions_use_are_there() -> None:
     """Of arguments alone, whose annotation says which class of aiohttp they are of."""
-    owners = {"web.BaseRequest": web.BaseRequest, "web.RequestHandler": web.RequestHandler}
+    owners = {"web.RequestHandler": web.RequestHandler}
     tree = ast.parse(HTTP1.read_text(encoding="utf-8"))
     seen, missed = set(), []
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
@@ -179,9 +196,9 @@ def test_the_private_names_that_functions_use_are_there() -> None:
                 if not has(owner, node.attr):
                     missed.append((owner, node.attr))
 
-    assert (web.BaseRequest, "_cache") in seen
+    assert (web.RequestHandler, "_waiter") in seen
     assert missed == []
-    assert not has(web.BaseRequest, "_cached")
+    assert not has(web.RequestHandler, "_waiters")
 
 
 def test_no_name_of_ours_hides_one_of_aiohttp() -> None:
@@ -196,9 +213,41 @@ def test_what_is_made_or_awaited_of_it_is_as_it_was() -> None:
     assert inspect.iscoroutinefunction(BaseProtocol._drain_helper)  # noqa: SLF001 - the same
 
 
-def test_the_server_asks_no_more_of_an_answer_than_the_gateway_gives() -> None:
-    source = inspect.getsource(web.RequestHandler.finish_response) + inspect.getsource(web.RequestHandler.start)
-    asked = set(re.findall(r"\bresp\.(\w+)", source))
+def methods_of(owner: type, *names: str) -> ast.Module:
+    return ast.parse("".join(textwrap.dedent(inspect.getsource(getattr(owner, name))) for name in names))
 
-    assert asked == {"prepare", "write_eof", "keep_alive"}
-    assert all(hasattr(Written(status=200, sent=0, keep_alive=True), name) for name in asked)
+
+def test_the_loops_that_ours_stand_for_do_what_they_did() -> None:
+    """What they look at and change; of what is new here, our own may have to do something too."""
+    loop = named(methods_of(web.RequestHandler, "start", "_handle_request"), is_self)
+    reading = named(methods_of(web.RequestHandler, "data_received"), is_self)
+
+    assert loop == LOOP
+    assert reading == READING
+
+
+async def test_aiohttp_cancels_the_request_at_work_by_a_name_that_ours_has() -> None:
+    source = inspect.getsource(web.RequestHandler.connection_lost) + inspect.getsource(web.RequestHandler.shutdown)
+
+    assert set(re.findall(r"_current_request\.(\w+)", source)) == {"_cancel"}
+    assert hasattr(Request, "_cancel")
+
+
+async def test_a_fault_of_ours_is_logged_and_its_client_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(_: object) -> web.StreamResponse:
+        raise RuntimeError("the fault")
+
+    def refused(request: Request, status: int) -> Written:
+        request.client.write(b"HTTP/1.1 %d Oh\r\nContent-Length: 0\r\n\r\n" % status)
+        return Written(status)
+
+    loop, manager = asyncio.get_running_loop(), web.Server(fails)
+
+    def connection() -> ClientProtocol:
+        return ClientProtocol(manager, loop=loop, head_timeout=5, refused=refused, access_log=None)
+
+    async with await loop.create_server(connection, "127.0.0.1", 0) as server, asyncio.timeout(5):
+        answer = await exchange(server.sockets[0].getsockname()[1], NEXT + NEXT)
+
+    assert answer == b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
+    assert caplog.text.count("RuntimeError: the fault") == 1

@@ -6,17 +6,16 @@ And of every answer: whether the client's connection goes on after it.
 import json
 import math
 from collections.abc import Sequence
+from email.utils import formatdate
 from http.client import responses
 from typing import Final
 
-from aiohttp import web
-
 from gateway.core.headers import Field, head_octets
 from gateway.errors import Refusal, Refused
-from gateway.http1 import Written, client_of
+from gateway.http1 import Request, Written
 from gateway.upstream.pool import Reply
 
-SERVER: Final = "matrix-login-gateway"
+SERVER: Final = b"matrix-login-gateway"
 CORS_HEADERS: Final = {
     # Client-server specification, 'Web browser clients'.
     "Access-Control-Allow-Origin": "*",
@@ -25,30 +24,37 @@ CORS_HEADERS: Final = {
 }
 
 
-def refusal(refused: Refused) -> web.Response:
+def json_reply(status: int, body: object, *fields: Field) -> Reply:
+    """Return an answer of the gateway's own."""
+    own = [(b"Content-Type", b"application/json"), (b"Server", SERVER), (b"Date", formatdate(usegmt=True).encode())]
+    return Reply(status, [*own, *fields], json.dumps(body).encode())
+
+
+def refusal(refused: Refused) -> Reply:
     """Return the table's answer for a refusal."""
-    response = web.Response(
-        status=refused.status,
-        body=json.dumps(refused.body()).encode(),
-        content_type="application/json",
-        headers={**CORS_HEADERS, "Server": SERVER},
-    )
-    if refused.retry_after is not None:
-        response.headers["Retry-After"] = str(math.ceil(refused.retry_after))
-    return response
+    after = refused.retry_after
+    fields = [] if after is None else [(b"Retry-After", b"%d" % math.ceil(after))]
+    return json_reply(refused.status, refused.body(), *fields)
 
 
-def unreadable(status: int) -> web.Response:
-    """Return the answer to a request that could not be read."""
+def unreadable(status: int) -> Reply:
+    """Return the answer to a request that could not be read, or that a fault of ours was in the way of (500)."""
+    if status == 500:
+        return json_reply(500, {"errcode": "M_UNKNOWN", "error": "Internal server error"})
     refusals = {408: Refusal.REQUEST_TIMEOUT, 431: Refusal.HEAD_TOO_LARGE}
     return refusal(Refused(refusals.get(status, Refusal.BAD_REQUEST), "The request could not be read"))
 
 
-def send_reply(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
-    """Answer with an answer of the homeserver as its own, with all its end-to-end fields."""
-    keep_alive = keeps_alive(request)
-    client_of(request).write(reply_octets(reply, connection_fields(request, keep_alive=keep_alive)))
-    return Written(status=reply.status, sent=len(reply.body), keep_alive=keep_alive).as_response()
+def send_reply(request: Request, reply: Reply, *, close: bool = False) -> Written:
+    """Send an answer of the homeserver as its own, with all its end-to-end fields, or one that we made.
+
+    `close` ends the connection behind it.
+    """
+    keep_alive = not close and keeps_alive(request)
+    octets = reply_octets(reply, connection_fields(request, keep_alive=keep_alive))
+    sent = 0 if request.method == "HEAD" else len(reply.body)
+    request.client.write(octets[: len(octets) - len(reply.body) + sent])
+    return Written(reply.status, sent, keep_alive)
 
 
 def reply_octets(reply: Reply, further: Sequence[Field]) -> bytes:
@@ -62,19 +68,15 @@ def reply_octets(reply: Reply, further: Sequence[Field]) -> bytes:
     return head_octets(start_line, [*fields, *further]) + reply.body
 
 
-def keeps_alive(request: web.BaseRequest) -> bool:
+def keeps_alive(request: Request) -> bool:
     """Say whether the connection may go on after the answer."""
     if request.version == (1, 0) and "Connection" not in request.headers:
         return False  # RFC 9112 9.3; Proxy-Connection counts for the parser
     # aiohttp loses what follows the body of a request with Upgrade.
-    return (
-        request.keep_alive
-        and not client_of(request).ends
-        and not (request.body_exists and "Upgrade" in request.headers)
-    )
+    return request.keep_alive and not request.client.ends and not (request.has_body and "Upgrade" in request.headers)
 
 
-def connection_fields(request: web.BaseRequest, *, keep_alive: bool) -> list[Field]:
+def connection_fields(request: Request, *, keep_alive: bool) -> list[Field]:
     """Return the fields that tell the client whether the connection goes on (RFC 9112 9.3 and 9.6)."""
     if not keep_alive:
         return [(b"Connection", b"close")]

@@ -13,7 +13,7 @@ from gateway.core.flows import add_flows
 from gateway.core.headers import Field, Hop, client_address, to_homeserver, with_request_id
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
-from gateway.http1 import client_of
+from gateway.http1 import Request, Written
 from gateway.logs import Logger
 from gateway.sign_in import SignIn
 from gateway.tasks import Background
@@ -49,7 +49,7 @@ class Login:
     request_ids: RequestIds
     forward_request_id: bool
 
-    async def flows(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
+    async def flows(self, request: Request, target: str, hop: Hop) -> Written:
         """Relay `GET /login` and append our flows to the answer."""
         # Clients show no field for a password where the homeserver takes none.
         offered = [*self.login_types, PASTED_TYPE] if self.max_password_bytes else self.login_types
@@ -63,21 +63,21 @@ class Login:
             else Relayed(request, target, hop)
         )
 
-    async def log_in(self, request: web.BaseRequest, target: str, hop: Hop) -> web.StreamResponse:
+    async def log_in(self, request: Request, target: str, hop: Hop) -> Written:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""
         is_off = not self.login_types and not self.max_password_bytes
         if is_off or "Content-Encoding" in request.headers or self._is_large(request):
             return await self.relay(Relayed(request, target, hop))
         expects = request.headers.get("Expect", "").lower() == "100-continue"
         if expects and request.version >= (1, 1):
-            client_of(request).write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._read(request)
         client = self._client(request, hop)
         try:
             login = await self._parse(body, client)
         except Refused as refused:
             self.sign_in.attempts.refused(Attempt(client), refused)
-            return refusal(refused)
+            return send_reply(request, refusal(refused))
         if login is None:
             return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
         return await self._sign_in(login, request, client)
@@ -100,7 +100,7 @@ class Login:
             self.sign_in.count_malformed(client)
             raise
 
-    async def _sign_in(self, login: LoginRequest, request: web.BaseRequest, client: Client) -> web.StreamResponse:
+    async def _sign_in(self, login: LoginRequest, request: Request, client: Client) -> Written:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.
         exchange = self.background.spawn(self.sign_in(login, client), "login")
         try:
@@ -113,7 +113,7 @@ class Login:
         except HomeserverAnswered as answered:
             return send_reply(request, answered.reply)
         except Refused as refused:
-            return refusal(refused)
+            return send_reply(request, refusal(refused))
 
     def _left(self, exchange: asyncio.Task[Reply], client: Client) -> None:
         """Say that a client did not wait for its login; what came of that is told where every login is."""
@@ -126,7 +126,7 @@ class Login:
         address, request_id = client.address, client.request_id
         self.log.info("client_left", outcome=outcome, reason=reason, address=address, request_id=request_id)
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    async def _read(self, request: Request) -> bytes:
         """Read the body, and no more of it than shows that it is too large."""
         body = bytearray()
         try:
@@ -139,10 +139,10 @@ class Login:
             raise Refused(Refusal.REQUEST_TIMEOUT, reason="the body of a login took too long") from error
         return bytes(body)
 
-    def _is_large(self, request: web.BaseRequest) -> bool:
-        return (request.content_length or 0) > self.max_login_body
+    def _is_large(self, request: Request) -> bool:
+        return int(request.headers.get("Content-Length", 0)) > self.max_login_body
 
-    def _client(self, request: web.BaseRequest, hop: Hop) -> Client:
+    def _client(self, request: Request, hop: Hop) -> Client:
         fields: list[Field] = to_homeserver(request.raw_headers, hop)
         address = client_address(request.raw_headers, hop, self.trusted_proxies)
         fields = [field for field in fields if field[0].lower() in _CLIENT_FIELDS]

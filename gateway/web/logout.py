@@ -6,12 +6,11 @@ Client-server specification, 'POST /_matrix/client/v3/logout'. The body says not
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from aiohttp import web
-
 from gateway.core.headers import Hop
+from gateway.http1 import Request, Written
 from gateway.kept_sessions import KeptSessions
 from gateway.logs import Logger
-from gateway.web.answers import CORS_HEADERS, SERVER
+from gateway.web.answers import json_reply, send_reply
 from gateway.web.relay import Relay, Relayed
 
 
@@ -23,9 +22,7 @@ class Logout:
     relay: Relay
     log: Logger
 
-    async def __call__(
-        self, request: web.BaseRequest, target: str, hop: Hop, *, everywhere: bool
-    ) -> web.StreamResponse:
+    async def __call__(self, request: Request, target: str, hop: Hop, *, everywhere: bool) -> Written:
         """Answer a logout, of all sessions of the user when `everywhere`."""
         token = _access_token(request, target)
         session = await self.sessions.find(token) if token else None
@@ -33,10 +30,10 @@ class Logout:
             return await self.relay(Relayed(request, target, hop))
         await (self.sessions.end_all if everywhere else self.sessions.end)(session)
         self.log.info("logout", localpart=session.localpart, everywhere=everywhere)
-        return web.json_response({}, headers={**CORS_HEADERS, "Server": SERVER})
+        return send_reply(request, json_reply(200, {}))
 
 
-def _access_token(request: web.BaseRequest, target: str) -> str:
+def _access_token(request: Request, target: str) -> str:
     """Return the client's token, "" without one (client-server specification, 'Using access tokens')."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -6,36 +6,23 @@ The rule of this file: counting costs the data plane 3 % at most (`python -m tes
 from collections.abc import Sequence
 from typing import Final
 
-from aiohttp import web
-
 from gateway.access_log import Access, AccessLog
 from gateway.core.addresses import Network
 from gateway.core.headers import Hop, client_address
 from gateway.core.routing import route
-from gateway.http1 import Written
+from gateway.http1 import Request, Written
 from gateway.metrics import METHODS, Traffic
 from gateway.web.request_ids import RequestIds
 
 _MOST: Final = 10_000
 
 
-def count(traffic: Traffic, request: web.BaseRequest, response: object) -> None:
-    """Count a request; without a response its client has left."""
+def count(traffic: Traffic, request: Request, written: Written) -> None:
+    """Count a request; a status of 0: its client has left."""
     method = request.method
-    status, sent, relayed = outcome(response)
-    traffic.answers[method if method in METHODS else "other", status, relayed] += 1
+    traffic.answers[method if method in METHODS else "other", written.status, written.relayed] += 1
     traffic.received += request.content.total_bytes
-    traffic.sent += sent
-
-
-def outcome(response: object) -> tuple[int, int, bool]:
-    """Return the status of an answer, the bytes of its body, and whether it is the homeserver's."""
-    if isinstance(response, Written):
-        return response.status, response.sent, response.relayed
-    if isinstance(response, web.Response):
-        body = response.body
-        return response.status, len(body) if isinstance(body, bytes) else 0, False
-    return 0, 0, False
+    traffic.sent += written.sent
 
 
 class AccessLines:
@@ -48,23 +35,22 @@ class AccessLines:
         # By what is said of it; reading an address takes longer than writing the line.
         self._addresses: dict[tuple[Hop, tuple[str, ...]], str] = {}
 
-    def write(self, request: web.BaseRequest, hop: Hop, response: object, seconds: float) -> None:
-        """Tell of a request that came over `hop` and took so many seconds; without a response its client has left."""
+    def write(self, request: Request, hop: Hop, written: Written, seconds: float) -> None:
+        """Tell of a request that came over `hop` and took so many seconds; a status of 0: its client has left."""
         target = request.raw_path
-        status, sent, _ = outcome(response)
         access = Access(
             route(request.method, target).value,
             request.method,
             target,
-            status,
+            written.status,
             request.content.total_bytes,
-            sent,
+            written.sent,
             hop.peer,
             self._address(request, hop),
         )
         self._log.write(access, self._ids.of(request, hop), seconds)
 
-    def _address(self, request: web.BaseRequest, hop: Hop) -> str:
+    def _address(self, request: Request, hop: Hop) -> str:
         said = (hop, tuple(request.headers.getall("X-Forwarded-For", ())))
         address = self._addresses.get(said)
         if address is None:

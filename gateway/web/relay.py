@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader
 from aiohttp.http_parser import RawResponseMessage
 
 from gateway.core.headers import Field, Hop, end_to_end, head_octets, to_homeserver, with_request_id
 from gateway.errors import Refusal, Refused
-from gateway.http1 import Written, client_of
+from gateway.http1 import Request, Written
 from gateway.upstream.pool import Pool, request_head
 from gateway.upstream.wire import Broken, Connection
 from gateway.web.answers import connection_fields, keeps_alive
@@ -36,7 +36,7 @@ _MAX_REWRITTEN: Final = 1024 * 1024
 class Relayed:
     """A request on its way: `target` in origin-form, `prefix` the part of its body that was read already."""
 
-    request: web.BaseRequest
+    request: Request
     target: str
     hop: Hop
     prefix: bytes = b""
@@ -47,11 +47,6 @@ class Relayed:
     body_sent: bool = False
 
     @property
-    def chunked(self) -> bool:
-        """Whether the body came without a length (RFC 9112 6.1)."""
-        return "Transfer-Encoding" in self.request.headers
-
-    @property
     def may_repeat(self) -> bool:
         """Whether the homeserver can't have acted on it, or acting twice does no harm."""
         return not self.body_sent and (self.streamed or self.request.method in _IDEMPOTENT)
@@ -59,13 +54,13 @@ class Relayed:
     def begin_body(self) -> bytes:
         """Return the body, framed, if all of it is here already; any other is to be streamed."""
         content = self.request.content
-        if not self.request.body_exists:
+        if not self.request.has_body:
             return b""
         if not content.is_eof() or content.exception() is not None:
             self.streamed = True
             return b""
-        body = _framed(self.prefix + content.read_nowait(), chunked=self.chunked)
-        return body + _LAST_CHUNK if self.chunked else body
+        body = _framed(self.prefix + content.read_nowait(), chunked=self.request.chunked)
+        return body + _LAST_CHUNK if self.request.chunked else body
 
 
 class Relay:
@@ -79,7 +74,7 @@ class Relay:
         self._via = via
         self._request_ids = request_ids
 
-    async def __call__(self, relayed: Relayed) -> web.StreamResponse:
+    async def __call__(self, relayed: Relayed) -> Written:
         """Relay one request; raises `Refused`, after cutting the client off where it has a part of an answer."""
         octets = self._head(relayed) + relayed.begin_body()
         connection = self._pool.take() or await self._pool.connect()
@@ -104,12 +99,12 @@ class Relay:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
         if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
             fields.insert(0, self._pool.host)
-        if relayed.chunked:
+        if relayed.request.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)
 
 
-async def _with_upload(relayed: Relayed, connection: Connection) -> web.StreamResponse:
+async def _with_upload(relayed: Relayed, connection: Connection) -> Written:
     # It ends with this function, so nothing can be lost.
     upload = asyncio.create_task(_send_body(relayed, connection))  # noqa: TID251 - held and awaited right here
     try:
@@ -128,13 +123,11 @@ def _failure(upload: asyncio.Task[None]) -> BaseException | None:
     return upload.exception() if upload.done() and not upload.cancelled() else None
 
 
-async def _answer(
-    relayed: Relayed, connection: Connection, upload: asyncio.Task[None] | None = None
-) -> web.StreamResponse:
+async def _answer(relayed: Relayed, connection: Connection, upload: asyncio.Task[None] | None = None) -> Written:
     message, stream = await connection.message()
     while message.code < 200:  # RFC 9110 15.2, interim answers
         if relayed.request.version >= (1, 1):
-            client_of(relayed.request).write(_head_of(message, end_to_end(message.raw_headers)))
+            relayed.request.client.write(_head_of(message, end_to_end(message.raw_headers)))
         message, stream = await connection.message()
     written = await _Answer(relayed, message, stream).send()
     uploaded = upload is None or (upload.done() and not upload.cancelled() and upload.exception() is None)
@@ -145,7 +138,7 @@ async def _answer(
 
 async def _send_body(relayed: Relayed, connection: Connection) -> None:
     """Stream the client's body to the homeserver, at the pace of the slower one."""
-    chunked = relayed.chunked
+    chunked = relayed.request.chunked
     chunk = relayed.prefix
     content = relayed.request.content
     try:
@@ -179,7 +172,7 @@ class _Answer(Written):
         self._fields = end_to_end(message.raw_headers)
         self._bodyless = relayed.request.method == "HEAD" or message.code in _WITHOUT_BODY
         names = b"".join([name for name, _ in message.raw_headers])
-        if b" " in names or b"\t" in names:
+        if 0x20 in names or 0x09 in names:
             raise Broken("its answer has a field name with a space")  # which others read in another way
         coding = message.headers.get("Transfer-Encoding")
         if coding is not None:
@@ -191,12 +184,12 @@ class _Answer(Written):
         if whole_and_empty and self._has_length and message.headers["Content-Length"].strip("0"):
             raise Broken("its answer has a length that no body has")  # 2^64 - 1, which is "none" to the parser
 
-    async def send(self) -> web.StreamResponse:
+    async def send(self) -> Written:
         """Write the answer at the client's pace."""
         body = b""
         if self._relayed.rewrite is not None and self._is_plain_json():
             body = await self._rewritten(self._relayed.rewrite)
-        client, stream = client_of(self._relayed.request), self._stream
+        client, stream = self._relayed.request.client, self._stream
         chunked = not self._bodyless and not self._has_length and self._relayed.request.version >= (1, 1)
         ends_itself = self._bodyless or self._has_length or chunked
         keep_alive = ends_itself and keeps_alive(self._relayed.request)
@@ -224,7 +217,7 @@ class _Answer(Written):
             await client.drained()
         client.unfinished = False
         self.status, self.sent, self.keep_alive = self._message.code, stream.total_bytes, keep_alive
-        return self.as_response()
+        return self
 
     def _head(self, *, chunked: bool, keep_alive: bool) -> bytes:
         fields = self._fields

@@ -8,14 +8,12 @@ import re
 import secrets
 from typing import Final
 
-from aiohttp import web
-
 from gateway.core.headers import Hop
+from gateway.http1 import Request
 
 FIELD: Final = "X-Request-Id"
 # What UUIDs, nginx's $request_id and the ids of cloud balancers consist of; nothing that could end a line or a value.
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
-_KNOWN: Final = web.RequestKey("request_id", str)
 
 
 class RequestIds:
@@ -25,15 +23,13 @@ class RequestIds:
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
 
-    def of(self, request: web.BaseRequest, hop: Hop) -> str:
+    def of(self, request: Request, hop: Hop) -> str:
         """Return the id of a request that came over `hop`."""
-        known = request.get(_KNOWN)
-        if known is None:
-            request[_KNOWN] = known = self._said(request) if hop.trusted else ""
-            if not known:
-                request[_KNOWN] = known = f"{self._prefix}-{next(self._numbers):x}"
-        return known
+        if not request.request_id:
+            said = self._said(request) if hop.trusted else ""
+            request.request_id = said or f"{self._prefix}-{next(self._numbers):x}"
+        return request.request_id
 
-    def _said(self, request: web.BaseRequest) -> str:
+    def _said(self, request: Request) -> str:
         values = request.headers.getall(FIELD, [])
         return values[0] if len(values) == 1 and _ACCEPTED.fullmatch(values[0]) else ""

@@ -14,19 +14,19 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from time import perf_counter
 from typing import Annotated, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from gateway.core.addresses import is_trusted, plain
 from gateway.core.headers import Hop, is_host
 from gateway.core.routing import REFUSED_METHODS, Route, route
 from gateway.errors import Refusal, Refused
-from gateway.http1 import ClientProtocol, answer_as_http_1_1, client_of
+from gateway.http1 import ClientProtocol, Request, Written
 from gateway.logs import Logger
 from gateway.metrics import Traffic
 from gateway.settings import Table
 from gateway.sockets import Peer
-from gateway.web.answers import refusal, unreadable
+from gateway.web.answers import refusal, send_reply, unreadable
 from gateway.web.listen import parse_listen
 from gateway.web.login import Login
 from gateway.web.logout import Logout
@@ -34,7 +34,11 @@ from gateway.web.observed import AccessLines, count
 from gateway.web.relay import Relay, Relayed
 from gateway.web.request_ids import RequestIds
 
-_VERSIONS: Final = frozenset(((1, 0), (1, 1)))
+_VERSIONS: Final = (HttpVersion11, HttpVersion10)
+# Looked up once: members of an Enum take as long as a function call.
+_RELAY: Final = Route.RELAY
+# What is told of a request whose client did not wait for the answer.
+_LEFT: Final = Written()
 # After these, what comes on the connection can't be told from the rest of the request.
 _CLOSING: Final = frozenset((Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED, Refusal.REQUEST_TIMEOUT))
 _MAX_HOPS: Final = 10_000
@@ -124,54 +128,48 @@ class Gateway:
     # What is known of each peer; reading addresses takes longer than anything else here.
     _hops: dict[Peer, Hop] = field(default_factory=dict, init=False, repr=False)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: Request) -> Written:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
         began = perf_counter()
-        client, response = client_of(request), None
+        client, written = request.client, _LEFT
         try:
-            response = await self._routed(request)
+            written = await self._routed(request)
         except Refused as refused:
-            response = self._refuse(request, refused)
+            written = self._refuse(request, refused)
         except asyncio.CancelledError:
             if not client.hurried or client.unfinished:
                 raise
-            response = refusal(Refused(Refusal.STOPPING))
+            written = send_reply(request, refusal(Refused(Refusal.STOPPING)))
         finally:
             if self.traffic is not None:
-                count(self.traffic, request, response)
+                count(self.traffic, request, written)
             if self.access is not None:
-                self.access.write(request, self._hop(client.peer), response, perf_counter() - began)
-        if client.ends and isinstance(response, web.Response):
-            response.force_close()
-        return response
+                self.access.write(request, self._hop(client.peer), written, perf_counter() - began)
+        return written
 
-    def _refuse(self, request: web.BaseRequest, refused: Refused) -> web.Response:
+    def _refuse(self, request: Request, refused: Refused) -> Written:
         say = self.log.warning if refused.status >= 500 else self.log.info
-        request_id = self.request_ids.of(request, self._hop(client_of(request).peer))
+        request_id = self.request_ids.of(request, self._hop(request.client.peer))
         say("request_refused", refusal=refused.kind, reason=refused.reason, request_id=request_id)
-        response = refusal(refused)
-        if refused.refusal in _CLOSING:
-            response.force_close()
-        return response
+        return send_reply(request, refusal(refused), close=refused.refusal in _CLOSING)
 
-    def _routed(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+    def _routed(self, request: Request) -> Awaitable[Written]:
         if request.method in REFUSED_METHODS:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
         if request.version not in _VERSIONS:
-            answer_as_http_1_1(request)
             raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
         _check_framing(request)
         target = origin_form(request)
-        hop = self._hop(client_of(request).peer)
-        match route(request.method, target):
-            case Route.LOGIN:
+        hop = self._hop(request.client.peer)
+        found = route(request.method, target)
+        if found is not _RELAY:  # and few are
+            if found is Route.LOGIN:
                 return self.login.log_in(request, target, hop)
-            case Route.LOGIN_FLOWS:
+            if found is Route.LOGIN_FLOWS:
                 return self.login.flows(request, target, hop)
-            case Route.LOGOUT | Route.LOGOUT_ALL as found if self.logout is not None:
+            if self.logout is not None:
                 return self.logout(request, target, hop, everywhere=found is Route.LOGOUT_ALL)
-            case Route.RELAY | Route.LOGOUT | Route.LOGOUT_ALL:
-                return self.relay(Relayed(request, target, hop))
+        return self.relay(Relayed(request, target, hop))
 
     def _hop(self, peer: Peer) -> Hop:
         hop = self._hops.get(peer)
@@ -185,19 +183,19 @@ class Gateway:
         return hop
 
 
-def _check_framing(request: web.BaseRequest) -> None:
+def _check_framing(request: Request) -> None:
     """Refuse what aiohttp's parser takes and a server behind us could read differently."""
     headers = request.headers
     coding = headers.get("Transfer-Encoding")
     if coding is not None and (coding.lower() != "chunked" or request.version == (1, 0)):  # RFC 9112 6.1
         raise Refused(Refusal.BAD_REQUEST, "The request has a transfer coding that is not understood here")
-    if not request.body_exists and headers.get("Content-Length", "0").strip("0"):  # 2^64 - 1 is "none" to the parser
+    if not request.has_body and headers.get("Content-Length", "0").strip("0"):  # 2^64 - 1 is "none" to the parser
         raise Refused(Refusal.BAD_REQUEST, "The request has a length that no body has")
     if not is_host(headers.get("Host", "")):
         raise Refused(Refusal.BAD_REQUEST, "The request has a Host that is none")
 
 
-def origin_form(request: web.BaseRequest) -> str:
+def origin_form(request: Request) -> str:
     """Return the request target in origin-form; one in absolute-form must name the request's own `Host`.
 
     RFC 9112 3.2.2; a target that the homeserver and we could read differently is refused.
@@ -219,7 +217,7 @@ class Server(web.Server):
     """aiohttp's server with our side of a connection, and a bound on the connections of one address."""
 
     def __init__(self, gateway: Gateway) -> None:
-        super().__init__(self._handle, handler_cancellation=True)
+        super().__init__(self._handle, handler_cancellation=True)  # type: ignore[arg-type]
         self._open: Counter[str] = Counter()
         self.use(gateway)
 
@@ -233,7 +231,7 @@ class Server(web.Server):
             self,
             loop=asyncio.get_running_loop(),
             head_timeout=settings.head_timeout,
-            answer=self._answer_unreadable,
+            refused=self._refuse_unreadable,
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=settings.keepalive_timeout,
@@ -243,13 +241,14 @@ class Server(web.Server):
             read_bufsize=_READ_LIMIT,
         )
 
-    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+    def _handle(self, request: Request) -> Awaitable[Written]:
         return self._gateway(request)
 
-    def _answer_unreadable(self, status: int) -> web.Response:
+    def _refuse_unreadable(self, request: Request, status: int) -> Written:
+        written = send_reply(request, unreadable(status), close=True)
         if (traffic := self._gateway.traffic) is not None:
-            traffic.answers["other", status, False] += 1
-        return unreadable(status)
+            traffic.answers["other", written.status, False] += 1
+        return written
 
     @property
     def settings(self) -> ServerSettings:

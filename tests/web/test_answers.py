@@ -1,6 +1,10 @@
 """The gateway's own answers as they go out: JSON, CORS, and what must be said beside them."""
 
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 
@@ -9,33 +13,40 @@ from gateway.upstream.pool import Reply
 from gateway.web.answers import CORS_HEADERS, SERVER, refusal, reply_octets
 
 
+def sent(refused: Refused) -> tuple[int, Mapping[str, str], dict[str, Any]]:
+    """Status, fields and body of a refusal as it goes out."""
+    head, _, body = reply_octets(refusal(refused), []).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)
+
+
 @pytest.mark.parametrize("member", Refusal)
 def test_every_refusal_is_matrix_json_with_cors(member: Refusal) -> None:
-    response = refusal(Refused(member, "{} detail"))
     answer = ANSWERS[member]
-    assert (response.status, response.content_type) == (answer.status, "application/json")
-    assert isinstance(response.body, bytes)
-    body = json.loads(response.body)
+    status, fields, body = sent(Refused(member, "{} detail"))
+    assert (status, fields["Content-Type"]) == (answer.status, "application/json")
     assert body["errcode"] == answer.errcode
     assert body["error"] == answer.text.replace("{}", "{} detail")
-    assert {name: response.headers[name] for name in CORS_HEADERS} == CORS_HEADERS
-    assert response.headers["Server"] == SERVER
+    assert {name: fields[name] for name in CORS_HEADERS} == CORS_HEADERS
+    assert fields["Server"] == SERVER.decode()
     pause = None if answer.retry_after is None else f"{answer.retry_after:g}"
-    assert response.headers.get("Retry-After") == pause
+    assert fields.get("Retry-After") == pause
+
+
+def test_an_answer_of_the_gateway_says_when_it_was_made() -> None:
+    made = parsedate_to_datetime(sent(Refused(Refusal.BUSY))[1]["Date"])
+    assert abs((datetime.now(UTC) - made).total_seconds()) < 5
 
 
 @pytest.mark.parametrize(("pause", "seconds", "milliseconds"), [(0.2, "1", 200), (1, "1", 1000), (1.5, "2", 1500)])
 def test_a_pause_is_rounded_up_to_whole_seconds(pause: float, seconds: str, milliseconds: int) -> None:
-    response = refusal(Refused(Refusal.TOO_MANY_ATTEMPTS, retry_after=pause))
-    assert response.headers["Retry-After"] == seconds
-    assert isinstance(response.body, bytes)
-    assert json.loads(response.body)["retry_after_ms"] == milliseconds
+    _, fields, body = sent(Refused(Refusal.TOO_MANY_ATTEMPTS, retry_after=pause))
+    assert fields["Retry-After"] == seconds
+    assert body["retry_after_ms"] == milliseconds
 
 
 def test_a_detail_is_bounded() -> None:
-    response = refusal(Refused(Refusal.UNDECODABLE, "x" * 10_000))
-    assert isinstance(response.body, bytes)
-    assert len(response.body) < 400
+    assert len(sent(Refused(Refusal.UNDECODABLE, "x" * 10_000))[2]["error"]) < 300
 
 
 def test_an_answer_of_the_homeserver_keeps_its_own_fields() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -121,6 +122,42 @@ async def test_an_answer_of_ours_keeps_the_connection(gateway: RunningGateway) -
         for _ in range(3):
             await client.send(request)
             assert (await client.answer()).startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_refusal_of_a_head_has_no_body(gateway: RunningGateway) -> None:
+    refused = b"HEAD / HTTP/1.1\r\nHost: a b\r\n\r\n"
+    head, _, body = (await exchange(gateway.port, refused)).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert re.search(rb"\r\nContent-Length: [1-9]", head)
+    assert body == b""
+
+
+async def taken(client: socket.socket, octets: bytes) -> bool:
+    """Send octets; False when for half a second nobody took any."""
+    for _ in range(50):
+        try:
+            octets = octets[client.send(octets) :]
+        except BlockingIOError:
+            await asyncio.sleep(0.01)
+        if not octets:
+            return True
+    return False
+
+
+async def test_who_takes_no_answer_of_ours_gets_no_more_of_them(tmp_path: Path) -> None:
+    """Else the gateway would keep them all."""
+    path = str(tmp_path / "gateway.sock")
+    request = b"GET / HTTP/1.1\r\n" + HOST + b"X: %b\r\n\r\n" % (b"x" * 4000)
+    async with running_gateway(
+        tmp_path, f"unix:{tmp_path}/nobody.sock", server={"listen": ["127.0.0.1:0", f"unix:{path}"]}
+    ) as gateway:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.setblocking(False)  # noqa: FBT003 - its only name
+            async with asyncio.timeout(30):
+                while await taken(client, request):
+                    assert gateway.log.count("request_refused") < 2000
 
 
 async def test_a_head_that_takes_too_long_is_a_408_and_others_go_on(
@@ -336,7 +373,7 @@ def test_whatever_name_a_client_gives_its_own_unix_socket_it_is_no_address(
         async with RawServer(script).running() as upstream, running_gateway(tmp_path, upstream.url, server=listen):
             with socket.socket(socket.AF_UNIX) as client:
                 client.bind("192.0.2.9")
-                client.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
+                client.setblocking(False)  # noqa: FBT003 - its only name  # noqa: FBT003 - the standard library takes no keyword here
                 await asyncio.get_running_loop().sock_connect(client, str(path))
                 reader, writer = await asyncio.open_unix_connection(sock=client)
                 writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"X-Forwarded-For: 203.0.113.5\r\n\r\n")

@@ -9,8 +9,6 @@ import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from aiohttp.test_utils import make_mocked_request
-
 from gateway.http1 import Written
 from gateway.metrics import Traffic
 from gateway.web.observed import count
@@ -20,6 +18,7 @@ from tests.benchmarks.processes import NotStarted
 from tests.benchmarks.proxies import COUNTING_GATEWAY, GATEWAY, LOGGING_GATEWAY, VERSIONS, running_proxies
 from tests.benchmarks.sections.processor import CONNECTIONS, one_run
 from tests.benchmarks.upstreams import running_nginx_upstream
+from tests.requested import requested
 
 AGAIN = replace(GATEWAY, name="gateway, once more")
 KINDS = (GATEWAY, AGAIN, COUNTING_GATEWAY, LOGGING_GATEWAY)
@@ -73,6 +72,6 @@ def summary(name: str, found: Sequence[float], first: Sequence[float], failed: i
 
 def counting() -> float:
     """Return what the counting of a relayed request takes, in microseconds: the best of several tries."""
-    traffic, request = Traffic(), make_mocked_request("GET", VERSIONS)
+    traffic, request = Traffic(), requested(VERSIONS)
     answer = Written(200, 100, keep_alive=True)
     return min(timeit.repeat(lambda: count(traffic, request, answer), number=CALLS, repeat=7)) / CALLS * 1e6
