@@ -1,7 +1,7 @@
 """Processor time of each proxy per request: the figure that a noisy machine moves least.
 
-The proxy is pinned to one core, upstream and load to others; the proxies take turns in short rounds, so that a
-machine whose speed drifts slows all of them alike.
+The proxy is pinned to one core, upstream and load to others. The proxies take turns in short runs, forwards and
+backwards, and a ratio is the median of those of the turns: a machine that slows down does so for both sides of one.
 """
 
 import statistics
@@ -16,6 +16,7 @@ from tests.benchmarks.proxies import CADDY, CLIENT_SESSION, GATEWAY, VERSIONS, P
 from tests.benchmarks.upstreams import LARGE, MEDIUM, POSTED, running_nginx_upstream
 
 CONNECTIONS = 32
+TURNS = 3  # of all proxies, in each round
 CASES: Mapping[str, Request] = {
     "small answer": Request(VERSIONS),
     "4 KiB answer": Request(MEDIUM),
@@ -24,9 +25,13 @@ CASES: Mapping[str, Request] = {
 }
 
 
+# Of each case and proxy: the microseconds per request and what wrk counted, turn by turn.
+Samples = dict[tuple[str, str], list[tuple[float, Load]]]
+
+
 @dataclass(frozen=True)
 class Figures:
-    """Medians over the rounds; `failed` is the sum."""
+    """Medians over the turns; `failed` is the sum."""
 
     case: str
     proxy: str
@@ -38,20 +43,21 @@ class Figures:
 def measure(plan: Plan) -> Report:
     report = Report()
     cores = plan.cores
-    samples: dict[tuple[str, str], list[tuple[float, Load]]] = {}
+    samples: Samples = {}
     with running_nginx_upstream(plan.directory, [cores.upstream]) as (upstream, _):
         with running_proxies(proxies.ALL, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
             for proxy in [] if plan.quick else compared:
                 one_run(plan, proxy, CASES["64 KiB answer"], 1)  # warm-up
-            for number in range(plan.rounds):
+            turns = 1 if plan.quick else TURNS * plan.rounds
+            for number in range(turns):
                 for case, request in CASES.items():
-                    plan.say(f"processor: round {number + 1} of {plan.rounds}, {case}")
-                    for proxy in compared:
-                        found = one_run(plan, proxy, request, plan.seconds)
-                        samples.setdefault((case, proxy.name), []).append(found)
-    figures = [summary(case, name, found) for (case, name), found in samples.items()]
-    report.figures.extend(figures)
-    show(report, figures)
+                    plan.say(f"processor: turn {number + 1} of {turns}, {case}")
+                    for proxy in reversed(compared) if number % 2 else compared:
+                        samples.setdefault((case, proxy.name), []).append(one_run(plan, proxy, request, 1))
+    report.figures.extend(
+        summary(case, proxy.name, samples[case, proxy.name]) for proxy in compared for case in CASES
+    )
+    show(report, report.figures, samples)
     return report
 
 
@@ -72,7 +78,7 @@ def summary(case: str, proxy: str, found: Sequence[tuple[float, Load]]) -> Figur
     )
 
 
-def show(report: Report, figures: Sequence[Figures]) -> None:
+def show(report: Report, figures: Sequence[Figures], samples: Samples) -> None:
     of = {(figure.case, figure.proxy): figure for figure in figures}
     names = list(dict.fromkeys(figure.proxy for figure in figures))
     for title, text in (
@@ -83,7 +89,7 @@ def show(report: Report, figures: Sequence[Figures]) -> None:
         report.tables.append(table(title, ["proxy", *CASES], rows))
     for peer in (CADDY.name, CLIENT_SESSION.name):
         if {peer, GATEWAY.name} <= set(names):
-            ratios = (f"{case} {ratio(of[case, GATEWAY.name], of[case, peer]):.2f}" for case in CASES)
+            ratios = (f"{case} {ratio(samples[case, GATEWAY.name], samples[case, peer]):.2f}" for case in CASES)
             report.notes.append(f"Processor time, gateway / {peer}: {', '.join(ratios)}.")
     for figure in figures:
         if figure.failed:
@@ -98,5 +104,5 @@ def per_second(figure: Figures) -> str:
     return f"{figure.requests_per_second:,.0f}"
 
 
-def ratio(one: Figures, other: Figures) -> float:
-    return one.microseconds_per_request / max(other.microseconds_per_request, 0.1)
+def ratio(one: Sequence[tuple[float, Load]], other: Sequence[tuple[float, Load]]) -> float:
+    return statistics.median(mine / max(its, 0.1) for (mine, _), (its, _) in zip(one, other, strict=True))
