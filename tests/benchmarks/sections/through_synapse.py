@@ -1,13 +1,14 @@
-"""Requests a second of a real Synapse, asked directly and through the gateway in turns.
+"""Requests a second of a real Synapse, asked directly, through HAProxy and through the gateway in turns.
 
-Synapse has a core of its own, gateway and load run on the others: left to the scheduler of a machine with two cores,
-they push Synapse from core to core, and the figure says more of that than of the gateway.
+Synapse answers in bursts, and whatever stands between makes it wait for the next requests after each: HAProxy
+shows how much of that is any proxy's. Synapse has a core of its own, gateway and load run on the others: left to the
+scheduler of a machine with two cores, they push it from core to core, and the figure says more of that.
 """
 
 import json
 import statistics
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import uvloop
@@ -16,24 +17,31 @@ from gateway.cli.synapse import Synapse, SynapseError, SynapseSettings, running_
 from tests.benchmarks.loads import ELEMENT, Load, Request, wrk
 from tests.benchmarks.plan import Plan, Report, table
 from tests.benchmarks.processes import NotStarted, confined_to
-from tests.benchmarks.proxies import GATEWAY, VERSIONS, running_proxy
+from tests.benchmarks.proxies import GATEWAY, HAPROXY, VERSIONS, running_proxies
 from tests.synapse_limits import RATE_LIMITS_OFF
 
 CONNECTIONS = 16
+TURNS = 6  # in each round: a Synapse varies more than a proxy
 # As the edge sends them that stands before either: without, the gateway adds them, and Synapse has more to read.
 EDGE = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
 WHOAMI = "/_matrix/client/v3/account/whoami"
+PATHS = (VERSIONS, WHOAMI)
+DIRECT = "direct"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Requests a second, medians over the rounds; the ratio is the median of the rounds' own."""
+    """Requests a second, and their ratio to those of the direct way: medians over the rounds."""
 
     path: str
-    direct: float
-    gateway: float
+    way: str
+    per_second: float
     ratio: float
     failed: int
+
+
+# Of each path and way, round by round.
+Rounds = dict[tuple[str, str], list[Load]]
 
 
 def measure(plan: Plan) -> Report:
@@ -53,22 +61,22 @@ async def with_synapse(plan: Plan) -> Report:
 
 def compare(plan: Plan, synapse: Synapse) -> Report:
     headers = {**ELEMENT, **EDGE, "Authorization": f"Bearer {register(synapse)}"}
-    requests = {path: Request(path, headers=headers) for path in (VERSIONS, WHOAMI)}
-    rounds: dict[str, list[tuple[Load, Load]]] = {path: [] for path in requests}
-    with running_proxy(GATEWAY, plan.directory, synapse.port, others(plan)) as proxy:
-        for port in (synapse.port, proxy.port):
-            load(plan, port, requests[WHOAMI], 1)  # warm-up
-        turns = 2 * plan.rounds  # a Synapse varies more than a proxy
+    report, rounds = Report(), Rounds()
+    with running_proxies(
+        (HAPROXY, GATEWAY), plan.directory, synapse.port, others(plan), report.notes.append
+    ) as found:
+        ports = {DIRECT: synapse.port, **{proxy.name: proxy.port for proxy in found}}
+        for port in ports.values():
+            load(plan, port, Request(WHOAMI, headers=headers), 1)  # warm-up
+        turns = 1 if plan.quick else TURNS * plan.rounds
         for number in range(turns):
             plan.say(f"synapse: round {number + 1} of {turns}")
-            for path, request in requests.items():
-                ports = [synapse.port, proxy.port]
-                if number % 2:  # whoever comes second would gain where the machine speeds up
-                    ports.reverse()
-                found = {port: load(plan, port, request, plan.seconds) for port in ports}
-                rounds[path].append((found[synapse.port], found[proxy.port]))
-    report = Report()
-    report.figures.extend(summary(rounds))
+            for path in PATHS:
+                # Backwards too: whoever comes second would gain where the machine speeds up.
+                for way in reversed(ports) if number % 2 else ports:
+                    loaded = load(plan, ports[way], Request(path, headers=headers), 1)
+                    rounds.setdefault((path, way), []).append(loaded)
+    report.figures.extend(summary(path, way, rounds) for path in PATHS for way in ports)
     show(report, report.figures)
     return report
 
@@ -92,23 +100,24 @@ def others(plan: Plan) -> Sequence[int]:
     return plan.cores.every[1:] or plan.cores.every
 
 
-def summary(rounds: Mapping[str, Sequence[tuple[Load, Load]]]) -> list[Figures]:
-    return [
-        Figures(
-            path,
-            round(statistics.median(direct.per_second for direct, _ in found)),
-            round(statistics.median(through.per_second for _, through in found)),
-            round(statistics.median(through.per_second / max(direct.per_second, 1) for direct, through in found), 3),
-            sum(load.failed for pair in found for load in pair),
-        )
-        for path, found in rounds.items()
+def summary(path: str, way: str, rounds: Rounds) -> Figures:
+    found = rounds[path, way]
+    ratios = [
+        one.per_second / max(direct.per_second, 1) for one, direct in zip(found, rounds[path, DIRECT], strict=True)
     ]
+    return Figures(
+        path,
+        way,
+        round(statistics.median(one.per_second for one in found)),
+        round(statistics.median(ratios), 3),
+        sum(one.failed for one in found),
+    )
 
 
 def show(report: Report, figures: Sequence[Figures]) -> None:
-    rows = [
-        [figure.path, f"{figure.direct:,.0f}", f"{figure.gateway:,.0f}", f"{figure.ratio:.3f}"] for figure in figures
-    ]
+    rows = [[figure.path, figure.way, f"{figure.per_second:,.0f}", f"{figure.ratio:.3f}"] for figure in figures]
     title = f"Requests a second of a real Synapse ({CONNECTIONS} connections)"
-    report.tables.append(table(title, ["path", "direct", "through the gateway", "ratio"], rows))
-    report.notes.extend(f"{figure.path}: {figure.failed} requests failed." for figure in figures if figure.failed)
+    report.tables.append(table(title, ["path", "way", "requests a second", "ratio"], rows))
+    report.notes.extend(
+        f"{figure.path}, {figure.way}: {figure.failed} requests failed." for figure in figures if figure.failed
+    )
