@@ -98,6 +98,9 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.HEAD_TOO_LARGE: Answer(431, "M_TOO_LARGE", "The request line or a header field is too large"),
 }
 
+# No refusal: a fault of the gateway, whose log has the traceback. Nothing that a client sends may lead to it.
+FAULT: Final = Answer(500, "M_UNKNOWN", "Internal server error")
+
 # What is refused whichever token the user brings.
 OF_THE_USER: Final = frozenset(
     (

@@ -11,7 +11,7 @@ from http.client import responses
 from typing import Final
 
 from gateway.core.headers import Field, head_octets
-from gateway.errors import Refusal, Refused
+from gateway.errors import FAULT, Refusal, Refused
 from gateway.http1 import Request, Written
 from gateway.upstream.pool import Reply
 
@@ -39,8 +39,8 @@ def refusal(refused: Refused) -> Reply:
 
 def unreadable(status: int) -> Reply:
     """Return the answer to a request that could not be read, or that a fault of ours was in the way of (500)."""
-    if status == 500:
-        return json_reply(500, {"errcode": "M_UNKNOWN", "error": "Internal server error"})
+    if status == FAULT.status:
+        return json_reply(FAULT.status, {"errcode": FAULT.errcode, "error": FAULT.text})
     refusals = {408: Refusal.REQUEST_TIMEOUT, 431: Refusal.HEAD_TOO_LARGE}
     return refusal(Refused(refusals.get(status, Refusal.BAD_REQUEST), "The request could not be read"))
 

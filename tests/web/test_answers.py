@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import ANSWERS, Refusal, Refused
 from gateway.upstream.pool import Reply
-from gateway.web.answers import CORS_HEADERS, SERVER, refusal, reply_octets
+from gateway.web.answers import CORS_HEADERS, SERVER, refusal, reply_octets, unreadable
 
 
 def sent(refused: Refused) -> tuple[int, Mapping[str, str], dict[str, Any]]:
@@ -47,6 +47,13 @@ def test_a_pause_is_rounded_up_to_whole_seconds(pause: float, seconds: str, mill
 
 def test_a_detail_is_bounded() -> None:
     assert len(sent(Refused(Refusal.UNDECODABLE, "x" * 10_000))[2]["error"]) < 300
+
+
+def test_a_fault_of_the_gateway_tells_nothing_of_it() -> None:
+    reply = unreadable(500)
+
+    assert reply.status == 500
+    assert json.loads(reply.body) == {"errcode": "M_UNKNOWN", "error": "Internal server error"}
 
 
 def test_an_answer_of_the_homeserver_keeps_its_own_fields() -> None:
