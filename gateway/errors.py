@@ -42,6 +42,8 @@ class Refusal(enum.Enum):
     METHOD_NOT_ALLOWED = enum.auto()
     REQUEST_TIMEOUT = enum.auto()
     HEAD_TOO_LARGE = enum.auto()
+    # One of the gateway's own, whose log has the traceback; nothing that a client sends may lead to it.
+    FAULT = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,8 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.METHOD_NOT_ALLOWED: Answer(405, "M_UNRECOGNIZED", "Method not allowed"),
     Refusal.REQUEST_TIMEOUT: Answer(408, "M_UNKNOWN", "The request took too long to arrive"),
     Refusal.HEAD_TOO_LARGE: Answer(431, "M_TOO_LARGE", "The request line or a header field is too large"),
+    Refusal.FAULT: Answer(500, "M_UNKNOWN", "Internal server error"),
 }
-
-# No refusal: a fault of the gateway, whose log has the traceback. Nothing that a client sends may lead to it.
-FAULT: Final = Answer(500, "M_UNKNOWN", "Internal server error")
 
 # What is refused whichever token the user brings.
 OF_THE_USER: Final = frozenset(

@@ -21,6 +21,8 @@ from aiohttp.web_protocol import ERROR, _ErrInfo
 from gateway.sockets import EndWatch, Peer
 
 Message: TypeAlias = tuple[RawResponseMessage, StreamReader]
+# The head of a request, or why it could not be read, and the body.
+_Received: TypeAlias = tuple[RawRequestMessage | _ErrInfo, StreamReader]
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 # Seconds that a client which sends no more has for its answer: a hanging /sync must not stay at the homeserver.
@@ -48,7 +50,7 @@ class Request:
     """A request whose head was read: what the parser made of it, its body as a stream, and the connection it came on.
 
     `raw_path` is the request target as it came, `raw_headers` are its fields as octets (RFC 9112 3.2 and 5).
-    Not aiohttp's, which finds out more than is asked for here, and takes as long as its parser.
+    `request_id` is "" until somebody asks for it. Not aiohttp's, which takes as long to make as a head to parse.
     """
 
     __slots__ = (
@@ -85,9 +87,9 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Written:
-    """An answer that is on its way: its status, the octets of its body, and whether the connection goes on after it.
+    """What was sent of an answer: its status (0: none, the client left) and how many octets of its body.
 
-    `relayed` says that it is the homeserver's.
+    `keep_alive` says whether the connection goes on after it, `relayed` that it is the homeserver's.
     """
 
     status: int = 0
@@ -159,7 +161,7 @@ class UpstreamProtocol(_FlowControl):
 class ClientProtocol(_FlowControl, web.RequestHandler):
     """The server's side of a connection. `head_timeout` (seconds) bounds how long the head of a request may take.
 
-    `refused` answers a request that can't be read (RFC 9110 15.5), or that a fault of ours (500) was in the way of.
+    `unreadable` answers a request that can't be read, with a status of RFC 9110 15.5.
 
     Mends faults of aiohttp 3.14: a trailer field of a chunked request becomes a field of the next one; whoever reads
     a body that turns out unreadable waits for ever; a request that asks for a WebSocket brings the first fault back.
@@ -175,7 +177,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         "_last_octets",
         "_leaving",
         "_length",
-        "_refused",
+        "_unreadable",
         "_watch",
         "hurried",
         "listener",
@@ -189,12 +191,12 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
         head_timeout: float,
-        refused: Callable[[Request, int], Written],
+        unreadable: Callable[[Request, int], Written],
         **options: Any,
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._head_timeout = head_timeout
-        self._refused = refused
+        self._unreadable = unreadable
         self._head_timer: asyncio.TimerHandle | None = None
         # The body of the last request that was parsed, and its framing.
         self._body: StreamReader = EMPTY_PAYLOAD
@@ -215,6 +217,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         """Answer one request after the other until the connection ends.
 
         aiohttp's own loop makes a task, a request and a writer for each, which is a fifth of what relaying one costs.
+        Its `connection_made` runs this; its `shutdown`, `connection_lost` and keep-alive timer read what is set here.
         """
         while not self._force_close:
             if not self._messages:
@@ -223,7 +226,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
                     await self._waiter
                 finally:
                     self._waiter = None
-            message, body = self._next_message()
+            message, body = self._next()
             try:
                 written = await self._answered(message, body)
                 if self._paused:
@@ -237,22 +240,21 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
                 raise
             if not written.keep_alive or self._close:
                 break
-            self._wait_for_next()
+            self._start_keepalive_timer()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
 
-    def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+    def _next(self) -> _Received:
         if self._parser is not None:
             self._parser.message_consumed()
-        message = self._messages.popleft()
+        received = self._messages.popleft()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        return message
+        return received
 
-    def _wait_for_next(self) -> None:
-        """Have the connection closed when no further request comes in time."""
+    def _start_keepalive_timer(self) -> None:
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
@@ -261,16 +263,11 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         if isinstance(message, _ErrInfo):
             self.logger.debug("unreadable request from %s: %s", self.peer.address, type(message.exc).__name__)
             too_large = isinstance(message.exc, LineTooLong) or message.message == _TOO_MANY_FIELDS
-            return self._refused(Request(ERROR, body, self), 431 if too_large else message.status)
+            return self._unreadable(Request(ERROR, body, self), 431 if too_large else message.status)
         request = Request(message, body, self)
         self._current_request, self._request_in_progress = request, True  # type: ignore[assignment]
         try:
             return await self._request_handler(request)  # type: ignore[arg-type, misc, return-value]
-        except ConnectionError:
-            raise
-        except Exception:
-            self.logger.exception("a fault of the gateway, in a request from %s", self.peer.address)
-            return self._refused(request, 500)
         finally:
             self._current_request, self._request_in_progress = None, False
             if self._handler_waiter is not None:
@@ -307,6 +304,73 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
                 self._careless, end = self._body, size
             self._parse(data if end - start == size else data[start:end])
             start = end
+
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        left = 0 if self._chunked or self._body.is_eof() else self._length - self._body.total_bytes
+        if left > 0:
+            return min(len(data), start + left)
+        if start == 0 and self._last_octets:  # it may have come in two parts
+            seam = (self._last_octets + data[:3]).find(_END_OF_HEAD)
+            if seam >= 0:
+                return seam + len(_END_OF_HEAD) - len(self._last_octets)
+        found = data.find(_END_OF_HEAD, start)
+        return len(data) if found < 0 else found + len(_END_OF_HEAD)
+
+    def _parse(self, piece: bytes) -> None:
+        if self._force_close or self._close or self._parser is None:
+            return
+        queued = len(self._messages)
+        try:
+            messages, upgraded, tail = self._parser.feed_data(piece)
+        except HttpProcessingError as error:
+            messages, upgraded, tail = [(_ErrInfo(400, error, error.message), EMPTY_PAYLOAD)], False, b""
+        if messages:
+            self._take(messages)
+        self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
+        if self._careless is not None and self._careless.is_eof():
+            self._end_behind(queued)
+            return
+        if self._head_timer is not None or (piece and not messages):
+            self._watch_head(complete=bool(messages))
+        if self._chunked and self._body.is_eof():
+            self._chunked = False
+            self._parser = self._new_parser()
+        if upgraded:
+            self._parser.set_upgraded(False)  # declined at once, so that what follows is parsed like everything else
+            self._parse(tail)
+
+    def _take(self, messages: Sequence[_Received]) -> None:
+        self._messages += messages
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if len(self._messages) >= self._max_msg_queue_size and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+        message, body = messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self._body, self._chunked = body, bool(message.chunked)
+            self._length = int(message.headers.get("Content-Length", 0)) if body is not EMPTY_PAYLOAD else 0
+        elif not self._body.is_eof():
+            break_body(self._loop, self._body, web.RequestPayloadError("The request body can't be read"))
+
+    def _end_behind(self, queued: int) -> None:
+        """Take no more than the `queued` requests: what came behind them was parsed with their trailers at hand."""
+        while len(self._messages) > queued:
+            self._messages.pop()
+        self._close = True
+        self._body, self._chunked, self._careless = EMPTY_PAYLOAD, False, None
+
+    def _new_parser(self) -> HttpRequestParser:
+        return HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, unless nobody can say any more whose it is.
@@ -372,7 +436,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         transport.abort()
 
     def write(self, octets: bytes) -> None:
-        """Send octets past aiohttp, unless the client has gone."""
+        """Send octets, unless the client has gone."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(octets)
 
@@ -389,73 +453,6 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
     def _pause_transport_reading(self) -> None:
         super()._pause_transport_reading()
         self._watch.start()
-
-    def _end_of_piece(self, data: bytes, start: int) -> int:
-        left = 0 if self._chunked or self._body.is_eof() else self._length - self._body.total_bytes
-        if left > 0:
-            return min(len(data), start + left)
-        if start == 0 and self._last_octets:  # it may have come in two parts
-            seam = (self._last_octets + data[:3]).find(_END_OF_HEAD)
-            if seam >= 0:
-                return seam + len(_END_OF_HEAD) - len(self._last_octets)
-        found = data.find(_END_OF_HEAD, start)
-        return len(data) if found < 0 else found + len(_END_OF_HEAD)
-
-    def _parse(self, piece: bytes) -> None:
-        if self._force_close or self._close or self._parser is None:
-            return
-        queued = len(self._messages)
-        try:
-            messages, upgraded, tail = self._parser.feed_data(piece)
-        except HttpProcessingError as error:
-            messages, upgraded, tail = [(_ErrInfo(400, error, error.message), EMPTY_PAYLOAD)], False, b""
-        if messages:
-            self._take(messages)
-        self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
-        if self._careless is not None and self._careless.is_eof():
-            self._end_behind(queued)
-            return
-        if self._head_timer is not None or (piece and not messages):
-            self._watch_head(complete=bool(messages))
-        if self._chunked and self._body.is_eof():
-            self._chunked = False
-            self._parser = self._new_parser()
-        if upgraded:
-            self._parser.set_upgraded(False)  # declined at once, so that what follows is parsed like everything else
-            self._parse(tail)
-
-    def _take(self, messages: Sequence[tuple[RawRequestMessage | _ErrInfo, StreamReader]]) -> None:
-        self._messages += messages
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        if len(self._messages) >= self._max_msg_queue_size and not self._buffer_paused:
-            self._pause_reading_for_buffer()
-        message, body = messages[-1]
-        if not isinstance(message, _ErrInfo):
-            self._body, self._chunked = body, bool(message.chunked)
-            self._length = int(message.headers.get("Content-Length", 0)) if body is not EMPTY_PAYLOAD else 0
-        elif not self._body.is_eof():
-            break_body(self._loop, self._body, web.RequestPayloadError("The request body can't be read"))
-
-    def _end_behind(self, queued: int) -> None:
-        """Take no more than the `queued` requests: what came behind them was parsed with their trailers at hand."""
-        while len(self._messages) > queued:
-            self._messages.pop()
-        self._close = True
-        self._body, self._chunked, self._careless = EMPTY_PAYLOAD, False, None
-
-    def _new_parser(self) -> HttpRequestParser:
-        return HttpRequestParser(
-            self,
-            self._loop,
-            self._read_bufsize,
-            max_line_size=self.max_line_size,
-            max_field_size=self.max_field_size,
-            max_headers=self.max_headers,
-            payload_exception=web.RequestPayloadError,
-            auto_decompress=False,
-            max_msg_queue_size=self._max_msg_queue_size,
-        )
 
     def _watch_head(self, *, complete: bool) -> None:
         if complete and self._head_timer is not None:

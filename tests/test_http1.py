@@ -20,8 +20,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
 from aiohttp.streams import EMPTY_PAYLOAD, EmptyStreamReader
 
 from gateway import http1
-from gateway.http1 import ClientProtocol, Request, UpstreamProtocol, Written
-from tests.raw_http import exchange
+from gateway.http1 import ClientProtocol, Request, UpstreamProtocol
 
 HTTP1 = Path(http1.__file__)
 PACKAGE = HTTP1.parent
@@ -41,7 +40,8 @@ LOOP = {
 READING = {
     "_buffer_paused", "_close", "_data_received_cb", "_force_close", "_max_msg_queue_size", "_message_tail",
     "_messages", "_parser", "_pause_reading_for_buffer", "_payload_parser", "_read_bufsize",
-    "_request_count", "_upgraded", "_waiter", "close"
+    "_request_count", "_resume_reading_if_drained", "_upgraded", "_waiter", "close", "log_access",
+    "log_exception"
 }  # fmt: skip
 
 
@@ -220,34 +220,14 @@ def methods_of(owner: type, *names: str) -> ast.Module:
 def test_the_loops_that_ours_stand_for_do_what_they_did() -> None:
     """What they look at and change; of what is new here, our own may have to do something too."""
     loop = named(methods_of(web.RequestHandler, "start", "_handle_request"), is_self)
-    reading = named(methods_of(web.RequestHandler, "data_received"), is_self)
+    reading = named(methods_of(web.RequestHandler, "data_received", "finish_response"), is_self)
 
     assert loop == LOOP
     assert reading == READING
 
 
-async def test_aiohttp_cancels_the_request_at_work_by_a_name_that_ours_has() -> None:
+def test_aiohttp_cancels_the_request_at_work_by_a_name_that_ours_has() -> None:
     source = inspect.getsource(web.RequestHandler.connection_lost) + inspect.getsource(web.RequestHandler.shutdown)
 
     assert set(re.findall(r"_current_request\.(\w+)", source)) == {"_cancel"}
     assert hasattr(Request, "_cancel")
-
-
-async def test_a_fault_of_ours_is_logged_and_its_client_told(caplog: pytest.LogCaptureFixture) -> None:
-    async def fails(_: object) -> web.StreamResponse:
-        raise RuntimeError("the fault")
-
-    def refused(request: Request, status: int) -> Written:
-        request.client.write(b"HTTP/1.1 %d Oh\r\nContent-Length: 0\r\n\r\n" % status)
-        return Written(status)
-
-    loop, manager = asyncio.get_running_loop(), web.Server(fails)
-
-    def connection() -> ClientProtocol:
-        return ClientProtocol(manager, loop=loop, head_timeout=5, refused=refused, access_log=None)
-
-    async with await loop.create_server(connection, "127.0.0.1", 0) as server, asyncio.timeout(5):
-        answer = await exchange(server.sockets[0].getsockname()[1], NEXT + NEXT)
-
-    assert answer == b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
-    assert caplog.text.count("RuntimeError: the fault") == 1

@@ -25,7 +25,7 @@ from gateway.cli import cli
 from gateway.config import Configuration, Settings, load
 from gateway.core.identity import UserMapping, identify
 from gateway.core.tokens import verify
-from gateway.errors import ANSWERS, FAULT, Refused
+from gateway.errors import ANSWERS, Refused
 from gateway.settings import Table
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,7 @@ def test_every_answer_has_its_row_in_troubleshooting() -> None:
     listed = [(cells[0], cells[1].strip("`")) for cells in rows(section("Troubleshooting"))]
     assert len(listed) == len(set(listed))
     assert set(listed) == {
-        (f"{answer.status} {answer.errcode}", answer.text.replace("{}", "…")) for answer in (*ANSWERS.values(), FAULT)
+        (f"{answer.status} {answer.errcode}", answer.text.replace("{}", "…")) for answer in ANSWERS.values()
     }
 
 

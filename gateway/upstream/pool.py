@@ -70,7 +70,7 @@ def parse_address(url: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The homeserver's answer to a call of ours: status, end-to-end fields and the whole body."""
+    """A whole answer: status, end-to-end fields, body; the homeserver's to a call of ours, or ours to a client."""
 
     status: int
     fields: list[headers.Field]

@@ -11,7 +11,7 @@ from http.client import responses
 from typing import Final
 
 from gateway.core.headers import Field, head_octets
-from gateway.errors import FAULT, Refusal, Refused
+from gateway.errors import Refusal, Refused
 from gateway.http1 import Request, Written
 from gateway.upstream.pool import Reply
 
@@ -22,10 +22,11 @@ CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
 }
+_CORS_FIELDS: Final = [(name.encode(), value.encode()) for name, value in CORS_HEADERS.items()]
 
 
 def json_reply(status: int, body: object, *fields: Field) -> Reply:
-    """Return an answer of the gateway's own."""
+    """Return an answer of the gateway's own; its `Date` is asked for by RFC 9110 6.6.1."""
     own = [(b"Content-Type", b"application/json"), (b"Server", SERVER), (b"Date", formatdate(usegmt=True).encode())]
     return Reply(status, [*own, *fields], json.dumps(body).encode())
 
@@ -38,34 +39,27 @@ def refusal(refused: Refused) -> Reply:
 
 
 def unreadable(status: int) -> Reply:
-    """Return the answer to a request that could not be read, or that a fault of ours was in the way of (500)."""
-    if status == FAULT.status:
-        return json_reply(FAULT.status, {"errcode": FAULT.errcode, "error": FAULT.text})
+    """Return the answer to a request that could not be read."""
     refusals = {408: Refusal.REQUEST_TIMEOUT, 431: Refusal.HEAD_TOO_LARGE}
     return refusal(Refused(refusals.get(status, Refusal.BAD_REQUEST), "The request could not be read"))
 
 
 def send_reply(request: Request, reply: Reply, *, close: bool = False) -> Written:
-    """Send an answer of the homeserver as its own, with all its end-to-end fields, or one that we made.
-
-    `close` ends the connection behind it.
-    """
+    """Send an answer of ours, or one of the homeserver as its own; `close` ends the connection behind it."""
     keep_alive = not close and keeps_alive(request)
-    octets = reply_octets(reply, connection_fields(request, keep_alive=keep_alive))
-    sent = 0 if request.method == "HEAD" else len(reply.body)
-    request.client.write(octets[: len(octets) - len(reply.body) + sent])
-    return Written(reply.status, sent, keep_alive)
+    body = b"" if request.method == "HEAD" else reply.body
+    request.client.write(reply_head(reply, connection_fields(request, keep_alive=keep_alive)) + body)
+    return Written(reply.status, len(body), keep_alive)
 
 
-def reply_octets(reply: Reply, further: Sequence[Field]) -> bytes:
-    """Return an answer of the homeserver as it goes to a client: its fields, and those that every answer needs."""
+def reply_head(reply: Reply, further: Sequence[Field]) -> bytes:
+    """Return the head of an answer to a client: its own fields, those that every answer needs, and `further` ones."""
     fields = [(name, value) for name, value in reply.fields if name.lower() != b"content-length"]
     names = {name.lower() for name, _ in fields}
-    ours = [(name.encode(), value.encode()) for name, value in CORS_HEADERS.items()]
-    fields += [(name, value) for name, value in ours if name.lower() not in names]
+    fields += [(name, value) for name, value in _CORS_FIELDS if name.lower() not in names]
     fields.append((b"Content-Length", b"%d" % len(reply.body)))
     start_line = f"HTTP/1.1 {reply.status} {responses.get(reply.status, '')}".encode()
-    return head_octets(start_line, [*fields, *further]) + reply.body
+    return head_octets(start_line, [*fields, *further])
 
 
 def keeps_alive(request: Request) -> bool:

@@ -1,8 +1,7 @@
 """Streamed pass-through: the request to the homeserver and its answer back, octet for octet.
 
 The rule of this file: bodies are never held whole, nothing is added but `X-Forwarded-*` (and `Via` where configured),
-and an answer that breaks off at the homeserver breaks off at the client too. Answers are written to the transport,
-past aiohttp's header building, which costs more than all of this file.
+and an answer that breaks off at the homeserver breaks off at the client too.
 """
 
 import asyncio
@@ -99,7 +98,7 @@ class Relay:
             fields = [field for field in fields if field[0].lower() not in relayed.without]
         if "Host" not in request.headers:  # HTTP/1.0; RFC 9112 3.2 asks ours for one
             fields.insert(0, self._pool.host)
-        if relayed.request.chunked:
+        if request.chunked:
             fields.append((b"Transfer-Encoding", b"chunked"))
         return request_head(request.method, relayed.target.encode("utf-8", "surrogateescape"), fields)
 
@@ -172,7 +171,7 @@ class _Answer(Written):
         self._fields = end_to_end(message.raw_headers)
         self._bodyless = relayed.request.method == "HEAD" or message.code in _WITHOUT_BODY
         names = b"".join([name for name, _ in message.raw_headers])
-        if 0x20 in names or 0x09 in names:
+        if 0x20 in names or 0x09 in names:  # SP, HTAB; octets are looked for in their text far slower
             raise Broken("its answer has a field name with a space")  # which others read in another way
         coding = message.headers.get("Transfer-Encoding")
         if coding is not None:

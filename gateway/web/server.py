@@ -7,6 +7,7 @@ takes and a server behind us could read in another way is refused here.
 import asyncio
 import functools
 import re
+import traceback
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -35,10 +36,6 @@ from gateway.web.relay import Relay, Relayed
 from gateway.web.request_ids import RequestIds
 
 _VERSIONS: Final = (HttpVersion11, HttpVersion10)
-# Looked up once: members of an Enum take as long as a function call.
-_RELAY: Final = Route.RELAY
-# What is told of a request whose client did not wait for the answer.
-_LEFT: Final = Written()
 # After these, what comes on the connection can't be told from the rest of the request.
 _CLOSING: Final = frozenset((Refusal.BAD_REQUEST, Refusal.METHOD_NOT_ALLOWED, Refusal.REQUEST_TIMEOUT))
 _MAX_HOPS: Final = 10_000
@@ -131,7 +128,7 @@ class Gateway:
     async def __call__(self, request: Request) -> Written:
         """Answer one request; nothing that a client sends ends in another exception than `Refused`."""
         began = perf_counter()
-        client, written = request.client, _LEFT
+        client, written = request.client, Written()
         try:
             written = await self._routed(request)
         except Refused as refused:
@@ -140,6 +137,10 @@ class Gateway:
             if not client.hurried or client.unfinished:
                 raise
             written = send_reply(request, refusal(Refused(Refusal.STOPPING)))
+        except ConnectionError:
+            raise  # the client has gone
+        except Exception as fault:  # noqa: BLE001 - a fault of ours; the connections of others go on
+            written = self._confess(request, fault)
         finally:
             if self.traffic is not None:
                 count(self.traffic, request, written)
@@ -153,6 +154,12 @@ class Gateway:
         say("request_refused", refusal=refused.kind, reason=refused.reason, request_id=request_id)
         return send_reply(request, refusal(refused), close=refused.refusal in _CLOSING)
 
+    def _confess(self, request: Request, fault: Exception) -> Written:
+        """Tell the client of a fault of ours, and the log which: without the variables, which hold tokens."""
+        request_id = self.request_ids.of(request, self._hop(request.client.peer))
+        self.log.error("fault", request_id=request_id, traceback="".join(traceback.format_exception(fault)))
+        return send_reply(request, refusal(Refused(Refusal.FAULT)), close=True)
+
     def _routed(self, request: Request) -> Awaitable[Written]:
         if request.method in REFUSED_METHODS:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
@@ -161,15 +168,17 @@ class Gateway:
         _check_framing(request)
         target = origin_form(request)
         hop = self._hop(request.client.peer)
-        found = route(request.method, target)
-        if found is not _RELAY:  # and few are
-            if found is Route.LOGIN:
+        match route(request.method, target):
+            case Route.RELAY:
+                return self.relay(Relayed(request, target, hop))
+            case Route.LOGIN:
                 return self.login.log_in(request, target, hop)
-            if found is Route.LOGIN_FLOWS:
+            case Route.LOGIN_FLOWS:
                 return self.login.flows(request, target, hop)
-            if self.logout is not None:
+            case Route.LOGOUT | Route.LOGOUT_ALL as found if self.logout is not None:
                 return self.logout(request, target, hop, everywhere=found is Route.LOGOUT_ALL)
-        return self.relay(Relayed(request, target, hop))
+            case Route.LOGOUT | Route.LOGOUT_ALL:
+                return self.relay(Relayed(request, target, hop))
 
     def _hop(self, peer: Peer) -> Hop:
         hop = self._hops.get(peer)
@@ -231,7 +240,7 @@ class Server(web.Server):
             self,
             loop=asyncio.get_running_loop(),
             head_timeout=settings.head_timeout,
-            refused=self._refuse_unreadable,
+            unreadable=self._refuse_unreadable,
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=settings.keepalive_timeout,

@@ -12,7 +12,10 @@ from tests.benchmarks.processes import Cores
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to measure, where, and whom to tell of the progress; `seconds` is the length of one wrk run."""
+    """How much to measure, where, and whom to tell of the progress.
+
+    `seconds` is the length of a wrk run, where a section has none of its own.
+    """
 
     directory: Path
     cores: Cores

@@ -220,6 +220,7 @@ NOT_BY_ONE_TOKEN = {
     Refusal.METHOD_NOT_ALLOWED,
     Refusal.REQUEST_TIMEOUT,
     Refusal.HEAD_TOO_LARGE,
+    Refusal.FAULT,
 }
 
 

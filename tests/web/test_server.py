@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
 
 from gateway.errors import Unusable
+from gateway.http1 import Written
 from gateway.web.listen import Listen, parse_listen
+from gateway.web.relay import Relay, Relayed
 from gateway.web.server import ServerSettings
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.raw_http import RawServer, Script, connected, exchange, read_message
@@ -124,6 +127,23 @@ async def test_an_answer_of_ours_keeps_the_connection(gateway: RunningGateway) -
             assert (await client.answer()).startswith(b"HTTP/1.1 403 ")
 
 
+async def test_a_fault_of_ours_is_told_and_logged_and_ends_its_connection_alone(gateway: RunningGateway) -> None:
+    async def fails(_: Relayed) -> Written:
+        raise RuntimeError("the fault")
+
+    server = gateway.running.entrances._server  # noqa: SLF001 - nothing outside leads to a fault that is known
+    sound = server._gateway  # noqa: SLF001 - the same
+    server.use(replace(sound, relay=cast("Relay", fails)))
+    answer = await exchange(gateway.port, (b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") * 2)
+    server.use(sound)
+
+    assert answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert answer.count(b"HTTP/1.1 500 ") == 1
+    assert answer.endswith(b'{"errcode": "M_UNKNOWN", "error": "Internal server error"}')
+    assert re.search(r"\bfault\b.*request_id=\S+ traceback=.*RuntimeError: the fault", gateway.log)
+    assert (await gateway.call("GET", "/_matrix/client/versions")).status == 200
+
+
 async def test_a_refusal_of_a_head_has_no_body(gateway: RunningGateway) -> None:
     refused = b"HEAD / HTTP/1.1\r\nHost: a b\r\n\r\n"
     head, _, body = (await exchange(gateway.port, refused)).partition(b"\r\n\r\n")
@@ -154,7 +174,7 @@ async def test_who_takes_no_answer_of_ours_gets_no_more_of_them(tmp_path: Path) 
     ) as gateway:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
-            client.setblocking(False)  # noqa: FBT003 - its only name
+            client.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
             async with asyncio.timeout(30):
                 while await taken(client, request):
                     assert gateway.log.count("request_refused") < 2000
@@ -373,7 +393,7 @@ def test_whatever_name_a_client_gives_its_own_unix_socket_it_is_no_address(
         async with RawServer(script).running() as upstream, running_gateway(tmp_path, upstream.url, server=listen):
             with socket.socket(socket.AF_UNIX) as client:
                 client.bind("192.0.2.9")
-                client.setblocking(False)  # noqa: FBT003 - its only name  # noqa: FBT003 - the standard library takes no keyword here
+                client.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
                 await asyncio.get_running_loop().sock_connect(client, str(path))
                 reader, writer = await asyncio.open_unix_connection(sock=client)
                 writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"X-Forwarded-For: 203.0.113.5\r\n\r\n")

@@ -16,7 +16,7 @@ from tests.benchmarks.loads import Request
 from tests.benchmarks.plan import Plan, Report, table
 from tests.benchmarks.processes import NotStarted
 from tests.benchmarks.proxies import COUNTING_GATEWAY, GATEWAY, LOGGING_GATEWAY, VERSIONS, running_proxies
-from tests.benchmarks.sections.processor import CONNECTIONS, one_run
+from tests.benchmarks.sections.processor import CONNECTIONS, one_turn
 from tests.benchmarks.upstreams import running_nginx_upstream
 from tests.requested import requested
 
@@ -45,12 +45,12 @@ def measure(plan: Plan) -> Report:
             plan.say(f"metrics: round {number + 1} of {plan.rounds}")
             with running_proxies(KINDS, plan.directory, upstream, [plan.cores.proxy], stop) as gateways:
                 for gateway in gateways:
-                    one_run(plan, gateway, Request(VERSIONS), 1)  # warm-up
+                    one_turn(plan, gateway, Request(VERSIONS))  # warm-up
                 for turn in range(TURNS):
                     for gateway in gateways if turn % 2 else reversed(gateways):
-                        cost, load = one_run(plan, gateway, Request(VERSIONS), plan.seconds)
-                        costs[gateway.name].append(cost)
-                        failed[gateway.name] += load.failed
+                        sample = one_turn(plan, gateway, Request(VERSIONS), plan.seconds)
+                        costs[gateway.name].append(sample.microseconds)
+                        failed[gateway.name] += sample.load.failed
     figures = [summary(name, found, costs[GATEWAY.name], failed[name]) for name, found in costs.items()]
     report.figures.extend(figures)
     rows = [[one.gateway, f"{one.microseconds_per_request:.1f}", f"{one.ratio:.3f}"] for one in figures]

@@ -17,6 +17,7 @@ from tests.benchmarks.upstreams import LARGE, MEDIUM, POSTED, running_nginx_upst
 
 CONNECTIONS = 32
 TURNS = 3  # of all proxies, in each round
+SECONDS = 1  # of one turn
 CASES: Mapping[str, Request] = {
     "small answer": Request(VERSIONS),
     "4 KiB answer": Request(MEDIUM),
@@ -25,8 +26,16 @@ CASES: Mapping[str, Request] = {
 }
 
 
-# Of each case and proxy: the microseconds per request and what wrk counted, turn by turn.
-Samples = dict[tuple[str, str], list[tuple[float, Load]]]
+@dataclass(frozen=True)
+class Sample:
+    """One turn of a proxy: the microseconds of its processor time per request, and what wrk counted."""
+
+    microseconds: float
+    load: Load
+
+
+# Of each case and proxy, turn by turn.
+Samples = dict[tuple[str, str], list[Sample]]
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,13 @@ def measure(plan: Plan) -> Report:
     with running_nginx_upstream(plan.directory, [cores.upstream]) as (upstream, _):
         with running_proxies(proxies.ALL, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
             for proxy in [] if plan.quick else compared:
-                one_run(plan, proxy, CASES["64 KiB answer"], 1)  # warm-up
-            turns = 1 if plan.quick else TURNS * plan.rounds
+                one_turn(plan, proxy, CASES["64 KiB answer"])  # warm-up
+            turns = plan.rounds if plan.quick else TURNS * plan.rounds
             for number in range(turns):
                 for case, request in CASES.items():
                     plan.say(f"processor: turn {number + 1} of {turns}, {case}")
                     for proxy in reversed(compared) if number % 2 else compared:
-                        samples.setdefault((case, proxy.name), []).append(one_run(plan, proxy, request, 1))
+                        samples.setdefault((case, proxy.name), []).append(one_turn(plan, proxy, request))
     report.figures.extend(
         summary(case, proxy.name, samples[case, proxy.name]) for proxy in compared for case in CASES
     )
@@ -61,20 +70,19 @@ def measure(plan: Plan) -> Report:
     return report
 
 
-def one_run(plan: Plan, proxy: Proxy, request: Request, seconds: int) -> tuple[float, Load]:
-    """Return the microseconds of the proxy's processor time per request, and what wrk counted."""
+def one_turn(plan: Plan, proxy: Proxy, request: Request, seconds: int = SECONDS) -> Sample:
     before = processor_seconds(proxy.pid)
     load = wrk(proxy.port, request, CONNECTIONS, seconds, plan.directory, [plan.cores.load])
-    return (processor_seconds(proxy.pid) - before) / max(load.requests, 1) * 1e6, load
+    return Sample((processor_seconds(proxy.pid) - before) / max(load.requests, 1) * 1e6, load)
 
 
-def summary(case: str, proxy: str, found: Sequence[tuple[float, Load]]) -> Figures:
+def summary(case: str, proxy: str, found: Sequence[Sample]) -> Figures:
     return Figures(
         case,
         proxy,
-        round(statistics.median(cost for cost, _ in found), 1),
-        round(statistics.median(load.per_second for _, load in found)),
-        sum(load.failed for _, load in found),
+        round(statistics.median(one.microseconds for one in found), 1),
+        round(statistics.median(one.load.per_second for one in found)),
+        sum(one.load.failed for one in found),
     )
 
 
@@ -104,5 +112,6 @@ def per_second(figure: Figures) -> str:
     return f"{figure.requests_per_second:,.0f}"
 
 
-def ratio(one: Sequence[tuple[float, Load]], other: Sequence[tuple[float, Load]]) -> float:
-    return statistics.median(mine / max(its, 0.1) for (mine, _), (its, _) in zip(one, other, strict=True))
+def ratio(one: Sequence[Sample], other: Sequence[Sample]) -> float:
+    turns = zip(one, other, strict=True)
+    return statistics.median(mine.microseconds / max(its.microseconds, 0.1) for mine, its in turns)

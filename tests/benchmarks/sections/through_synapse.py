@@ -1,8 +1,8 @@
 """Requests a second of a real Synapse, asked directly, through HAProxy and through the gateway in turns.
 
-Synapse answers in bursts, and whatever stands between makes it wait for the next requests after each: HAProxy
-shows how much of that is any proxy's. Synapse has a core of its own, gateway and load run on the others: left to the
-scheduler of a machine with two cores, they push it from core to core, and the figure says more of that.
+Synapse answers in bursts, and behind any proxy it waits longer for the next requests: HAProxy shows how much of the
+loss is any proxy's. Synapse has a core of its own, proxies and load run on the others: left to the scheduler of a
+machine with two cores, they push Synapse from core to core, and the figure says more of that.
 """
 
 import json
@@ -21,7 +21,8 @@ from tests.benchmarks.proxies import GATEWAY, HAPROXY, VERSIONS, running_proxies
 from tests.synapse_limits import RATE_LIMITS_OFF
 
 CONNECTIONS = 16
-TURNS = 6  # in each round: a Synapse varies more than a proxy
+TURNS = 6  # of all ways, in each round: a Synapse varies more than a proxy
+SECONDS = 1  # of one turn
 # As the edge sends them that stands before either: without, the gateway adds them, and Synapse has more to read.
 EDGE = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
 WHOAMI = "/_matrix/client/v3/account/whoami"
@@ -31,7 +32,7 @@ DIRECT = "direct"
 
 @dataclass(frozen=True)
 class Figures:
-    """Requests a second, and their ratio to those of the direct way: medians over the rounds."""
+    """Requests a second, and their ratio to those of the direct way: medians over the turns."""
 
     path: str
     way: str
@@ -40,8 +41,8 @@ class Figures:
     failed: int
 
 
-# Of each path and way, round by round.
-Rounds = dict[tuple[str, str], list[Load]]
+# Of each path and way, turn by turn.
+Samples = dict[tuple[str, str], list[Load]]
 
 
 def measure(plan: Plan) -> Report:
@@ -61,22 +62,22 @@ async def with_synapse(plan: Plan) -> Report:
 
 def compare(plan: Plan, synapse: Synapse) -> Report:
     headers = {**ELEMENT, **EDGE, "Authorization": f"Bearer {register(synapse)}"}
-    report, rounds = Report(), Rounds()
+    report, samples = Report(), Samples()
     with running_proxies(
         (HAPROXY, GATEWAY), plan.directory, synapse.port, others(plan), report.notes.append
     ) as found:
         ports = {DIRECT: synapse.port, **{proxy.name: proxy.port for proxy in found}}
         for port in ports.values():
-            load(plan, port, Request(WHOAMI, headers=headers), 1)  # warm-up
-        turns = 1 if plan.quick else TURNS * plan.rounds
+            load(plan, port, Request(WHOAMI, headers=headers))  # warm-up
+        turns = plan.rounds if plan.quick else TURNS * plan.rounds
         for number in range(turns):
-            plan.say(f"synapse: round {number + 1} of {turns}")
+            plan.say(f"synapse: turn {number + 1} of {turns}")
             for path in PATHS:
                 # Backwards too: whoever comes second would gain where the machine speeds up.
                 for way in reversed(ports) if number % 2 else ports:
-                    loaded = load(plan, ports[way], Request(path, headers=headers), 1)
-                    rounds.setdefault((path, way), []).append(loaded)
-    report.figures.extend(summary(path, way, rounds) for path in PATHS for way in ports)
+                    loaded = load(plan, ports[way], Request(path, headers=headers))
+                    samples.setdefault((path, way), []).append(loaded)
+    report.figures.extend(summary(path, way, samples) for path in PATHS for way in ports)
     show(report, report.figures)
     return report
 
@@ -92,18 +93,18 @@ def register(synapse: Synapse) -> str:
     return token
 
 
-def load(plan: Plan, port: int, request: Request, seconds: int) -> Load:
-    return wrk(port, request, CONNECTIONS, seconds, plan.directory, others(plan))
+def load(plan: Plan, port: int, request: Request) -> Load:
+    return wrk(port, request, CONNECTIONS, SECONDS, plan.directory, others(plan))
 
 
 def others(plan: Plan) -> Sequence[int]:
     return plan.cores.every[1:] or plan.cores.every
 
 
-def summary(path: str, way: str, rounds: Rounds) -> Figures:
-    found = rounds[path, way]
+def summary(path: str, way: str, samples: Samples) -> Figures:
+    found = samples[path, way]
     ratios = [
-        one.per_second / max(direct.per_second, 1) for one, direct in zip(found, rounds[path, DIRECT], strict=True)
+        one.per_second / max(direct.per_second, 1) for one, direct in zip(found, samples[path, DIRECT], strict=True)
     ]
     return Figures(
         path,
