@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring
 from typing import Final, NamedTuple, TextIO
 
-from gateway.logs import INFO_PRIORITY, LogSettings, is_journal, printable
+from gateway.logs import INFO_PRIORITY, LogSettings, Lossy, is_journal, printable
 
 # How long lines wait to be written together, in seconds, and how many of them.
 _PATIENCE: Final = 0.2
@@ -38,7 +38,7 @@ class AccessLog:
     def __init__(self, settings: LogSettings, stream: TextIO, now: Callable[[], float]) -> None:
         self._line = _as_json if settings.format == "json" else _as_text
         self._prefix = INFO_PRIORITY if is_journal(stream) else ""
-        self._stream = stream
+        self._stream = Lossy(stream)
         self._now = now
         self._waiting: list[str] = []
         self._second = 0

@@ -7,7 +7,7 @@ a new version changes one of these parts, or no longer needs a mend; the version
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias, cast
 
@@ -50,10 +50,12 @@ class Request:
     """A request whose head was read: what the parser made of it, its body as a stream, and the connection it came on.
 
     `raw_path` is the request target as it came, `raw_headers` are its fields as octets (RFC 9112 3.2 and 5).
-    `request_id` is "" until somebody asks for it. Not aiohttp's, which takes as long to make as a head to parse.
+    `request_id` is "" until somebody asks for it; when it is `answered`, nothing may follow. Not aiohttp's request,
+    which takes as long to make as a head to parse.
     """
 
     __slots__ = (
+        "answered",
         "chunked",
         "client",
         "content",
@@ -79,6 +81,7 @@ class Request:
         self.has_body = content is not EMPTY_PAYLOAD
         self.client = client
         self.request_id = ""
+        self.answered = False
 
     def _cancel(self, error: BaseException) -> None:
         """Break the body off; called by aiohttp when the connection ends."""
@@ -214,37 +217,46 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         self.peer, self.listener = Peer(), cast("object", None)
 
     async def start(self) -> None:
-        """Answer one request after the other until the connection ends.
+        """Answer requests until the connection ends, which it has when this returns.
 
         aiohttp's own loop makes a task, a request and a writer for each, which is a fifth of what relaying one costs.
         Its `connection_made` runs this; its `shutdown`, `connection_lost` and keep-alive timer read what is set here.
         """
-        while not self._force_close:
-            if not self._messages:
+        try:
+            await self._answer_all()
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except ConnectionError:
+            pass  # the client has gone
+        except Exception:
+            self.logger.exception("a fault of the gateway, on a connection from %s", self.peer.address)
+            self.force_close()
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _answer_all(self) -> None:
+        """Answer one request after the other."""
+        while not (self._force_close or self._close):
+            if self._messages:
+                await asyncio.sleep(0)  # who sends many at once must not keep others waiting
+            else:
                 self._waiter = self._loop.create_future()
                 try:
                     await self._waiter
                 finally:
                     self._waiter = None
             message, body = self._next()
-            try:
-                written = await self._answered(message, body)
-                if self._paused:
-                    await self.drained()
-                if not body.is_eof():
-                    await self._linger(body)
-            except ConnectionError:
-                break  # the client has gone
-            except BaseException:
-                self.force_close()
-                raise
-            if not written.keep_alive or self._close:
-                break
+            written = await self._answered(message, body)
+            if self._paused:
+                await self.drained()
+            if not body.is_eof():
+                await self._linger(body)
+            if not written.keep_alive or self._force_close:
+                return
             self._start_keepalive_timer()
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
 
     def _next(self) -> _Received:
         if self._parser is not None:
@@ -319,18 +331,22 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
     def _parse(self, piece: bytes) -> None:
         if self._force_close or self._close or self._parser is None:
             return
-        queued = len(self._messages)
+        queued, in_body = len(self._messages), not self._body.is_eof()
         try:
             messages, upgraded, tail = self._parser.feed_data(piece)
-        except HttpProcessingError as error:
-            messages, upgraded, tail = [(_ErrInfo(400, error, error.message), EMPTY_PAYLOAD)], False, b""
+        except Exception as error:  # noqa: BLE001 - not only its own: a port that is none is an IndexError
+            messages, upgraded, tail = (
+                [(_ErrInfo(400, error, getattr(error, "message", "")), EMPTY_PAYLOAD)],
+                False,
+                b"",
+            )
         if messages:
             self._take(messages)
         self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
         if self._careless is not None and self._careless.is_eof():
             self._end_behind(queued)
             return
-        if self._head_timer is not None or (piece and not messages):
+        if self._head_timer is not None or (piece and not (messages or in_body)):
             self._watch_head(complete=bool(messages))
         if self._chunked and self._body.is_eof():
             self._chunked = False
@@ -348,7 +364,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         message, body = messages[-1]
         if not isinstance(message, _ErrInfo):
             self._body, self._chunked = body, bool(message.chunked)
-            self._length = int(message.headers.get("Content-Length", 0)) if body is not EMPTY_PAYLOAD else 0
+            self._length = content_length(message.headers) if body is not EMPTY_PAYLOAD else 0
         elif not self._body.is_eof():
             break_body(self._loop, self._body, web.RequestPayloadError("The request body can't be read"))
 
@@ -458,7 +474,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         if complete and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        elif not complete and self._head_timer is None and self._body.is_eof():
+        elif not complete and self._head_timer is None:
             self._head_timer = self._loop.call_later(self._head_timeout, self._head_takes_too_long)
 
     def _head_takes_too_long(self) -> None:
@@ -477,6 +493,14 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
+
+
+def content_length(headers: Mapping[str, str]) -> int:
+    """Return the length that a message says (RFC 9110 8.6), 0 without one; the parser has seen to it that it is one.
+
+    It may have any number of zeros in front, and Python reads but 4300 digits.
+    """
+    return int(headers.get("Content-Length", "").lstrip("0") or "0")
 
 
 def idle_since(connection: web.RequestHandler) -> float | None:

@@ -6,7 +6,8 @@ The rule of this file: no token, secret, password or request target with its que
 import logging
 import os
 import sys
-from typing import Final, Literal, TextIO, TypeAlias
+from contextlib import suppress
+from typing import Final, Literal, TextIO, TypeAlias, cast
 
 import structlog
 from pydantic import ValidationInfo, field_validator
@@ -55,6 +56,23 @@ class Level:
         return event
 
 
+class Lossy:
+    """A stream that loses what can't be written, on a full disk or to nobody: no request fails for it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write text, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Have what was written go out, or lose it."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def get_logger(settings: LogSettings, stream: TextIO | None = None, level: Level | None = None) -> Logger:
     """Return a logger that writes a line for each event to `stream`, standard error by default.
 
@@ -67,7 +85,7 @@ def get_logger(settings: LogSettings, stream: TextIO | None = None, level: Level
         else structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=0)
     )
     logger: Logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        structlog.PrintLogger(cast("TextIO", Lossy(stream))),
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         processors=[
             level or Level(settings.level),

@@ -28,7 +28,7 @@ LEVELS = (
     {"cli"},
     {"__main__"},
 )
-LONGER = {"http1.py": 490}  # all of aiohttp's inner parts stand in one file, so that a new version is one file's work
+LONGER = {"http1.py": 520}  # all of aiohttp's inner parts stand in one file, so that a new version is one file's work
 IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "pathlib", "aiohttp", "sqlalchemy", "logging"}
 FOREIGN = {"aiohttp", "sqlalchemy", "sqlite3", "joserfc", "alembic"}
 # Where the exceptions of other libraries may be caught.

@@ -4,14 +4,17 @@ import io
 import json
 import logging
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gateway.access_log import Access, AccessLog
 from gateway.logs import Level, LogSettings, get_logger, take_library_logs
 
 
@@ -46,6 +49,29 @@ def test_no_value_ends_the_line_or_steers_a_terminal(form: str, value: str) -> N
 @given(st.sampled_from(["text", "json"]), st.text())
 def test_any_text_as_value_gives_one_line(form: str, value: str) -> None:
     assert logged(form, value)[:-1].isprintable()
+
+
+@pytest.fixture
+def full() -> Iterator[TextIO]:
+    """A stream to a disk that is full."""
+    number = os.open("/dev/full", os.O_WRONLY)
+    yield os.fdopen(number, "w", closefd=False)
+    os.close(number)
+
+
+def test_a_full_disk_loses_lines_and_nothing_else(full: TextIO) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        print("a line", file=full, flush=True)
+    log = get_logger(LogSettings(), full)
+    for _ in range(1000):
+        log.warning("event", reason="a reason")
+
+
+async def test_a_full_disk_loses_lines_of_the_access_log_too(full: TextIO) -> None:
+    log = AccessLog(LogSettings(), full, time.time)
+    for _ in range(1000):
+        log.write(Access("relay", "GET", "/", 200, 0, 2, "127.0.0.1", "127.0.0.1"), "abc-1", 0.001)
+    log.flush()
 
 
 def test_a_field_with_nothing_in_it_is_left_out() -> None:

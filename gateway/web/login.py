@@ -13,7 +13,7 @@ from gateway.core.flows import add_flows
 from gateway.core.headers import Field, Hop, client_address, to_homeserver, with_request_id
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
-from gateway.http1 import Request, Written
+from gateway.http1 import Request, Written, content_length
 from gateway.logs import Logger
 from gateway.sign_in import SignIn
 from gateway.tasks import Background
@@ -140,7 +140,7 @@ class Login:
         return bytes(body)
 
     def _is_large(self, request: Request) -> bool:
-        return int(request.headers.get("Content-Length", 0)) > self.max_login_body
+        return content_length(request.headers) > self.max_login_body
 
     def _client(self, request: Request, hop: Hop) -> Client:
         fields: list[Field] = to_homeserver(request.raw_headers, hop)

@@ -215,6 +215,7 @@ class _Answer(Written):
         if client.writing_paused:
             await client.drained()
         client.unfinished = False
+        self._relayed.request.answered = True
         self.status, self.sent, self.keep_alive = self._message.code, stream.total_bytes, keep_alive
         return self
 

@@ -134,12 +134,15 @@ class Gateway:
         except Refused as refused:
             written = self._refuse(request, refused)
         except asyncio.CancelledError:
-            if not client.hurried or client.unfinished:
+            if not client.hurried or client.unfinished or request.answered:
                 raise
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()  # requests behind this one have a chance
             written = send_reply(request, refusal(Refused(Refusal.STOPPING)))
         except ConnectionError:
             raise  # the client has gone
-        except Exception as fault:  # noqa: BLE001 - a fault of ours; the connections of others go on
+        except Exception as fault:
+            if request.answered:
+                raise  # a second answer would be taken for that of the next request
             written = self._confess(request, fault)
         finally:
             if self.traffic is not None:
@@ -169,15 +172,13 @@ class Gateway:
         target = origin_form(request)
         hop = self._hop(request.client.peer)
         match route(request.method, target):
-            case Route.RELAY:
-                return self.relay(Relayed(request, target, hop))
             case Route.LOGIN:
                 return self.login.log_in(request, target, hop)
             case Route.LOGIN_FLOWS:
                 return self.login.flows(request, target, hop)
             case Route.LOGOUT | Route.LOGOUT_ALL as found if self.logout is not None:
                 return self.logout(request, target, hop, everywhere=found is Route.LOGOUT_ALL)
-            case Route.LOGOUT | Route.LOGOUT_ALL:
+            case Route.RELAY | Route.LOGOUT | Route.LOGOUT_ALL:
                 return self.relay(Relayed(request, target, hop))
 
     def _hop(self, peer: Peer) -> Hop:

@@ -18,12 +18,14 @@ import uvloop
 from gateway.errors import Unusable
 from gateway.http1 import Written
 from gateway.web.listen import Listen, parse_listen
+from gateway.web.observed import AccessLines
 from gateway.web.relay import Relay, Relayed
 from gateway.web.server import ServerSettings
 from tests.fake_homeserver import FakeHomeserver, Fault
-from tests.raw_http import RawServer, Script, connected, exchange, read_message
+from tests.raw_http import RawClient, RawServer, Script, connected, exchange, read_message
 from tests.running_gateway import LOGIN, RunningGateway, mint, running_gateway
 
+GET = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: example.org\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HOST = b"Host: example.org\r\n"
 BODY = b"Content-Length: 1\r\n\r\na"
@@ -81,6 +83,7 @@ REFUSED = {
         b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 18446744073709551615\r\n\r\n",
         400,
     ),
+    "a port that is none in the target": (b"GET http://[::1]:999990@/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "a host with a space": (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
     "a host with a path": (b"GET / HTTP/1.1\r\nHost: example.org/x\r\n\r\n", 400),
     "a host with a user": (b"GET / HTTP/1.1\r\nHost: a@example.org\r\n\r\n", 400),
@@ -118,6 +121,67 @@ async def test_a_chunked_login_can_not_carry_a_trailer_into_the_next_request(
     assert [seen.values("Authorization") for seen in homeserver.seen] == [[]]
 
 
+async def test_a_length_may_have_as_many_zeros_as_a_field_may_be_long(gateway: RunningGateway) -> None:
+    """Python reads no more than 4300 digits."""
+    body = b'{"type": "org.matrix.login.jwt", "token": "abc"}'
+    request = b"POST " + LOGIN.encode() + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %b%d\r\n\r\n%b"
+    async with asyncio.timeout(5), connected(gateway.port) as client:
+        await client.send(request % (b"0" * 5000, len(body), body))
+        assert (await client.answer()).startswith(b"HTTP/1.1 403 ")
+        await client.send(GET)
+        assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+    assert "Traceback" not in gateway.log
+
+
+async def test_what_the_parser_does_not_foresee_ends_its_connection_also_behind_other_requests(
+    gateway: RunningGateway,
+) -> None:
+    """Where it is parsed only when there is room for it."""
+    async with asyncio.timeout(10):
+        answers = await exchange(gateway.port, GET * 40 + b"GET http://[::1]:999990@/ HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert answers.count(b"HTTP/1.1 200 ") == 40
+    assert answers.count(b"HTTP/1.1 400 ") == 1
+
+
+async def test_who_sends_many_requests_at_once_lets_others_be_answered_between_them(gateway: RunningGateway) -> None:
+    body = b'{"type": "org.matrix.login.jwt"}'
+    request = (
+        b"POST " + LOGIN.encode() + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    async with asyncio.timeout(20), connected(gateway.port) as many, connected(gateway.port) as other:
+        many.writer.write(request * 1000)
+        await many.answer()
+        await other.send(GET)
+        assert (await other.answer()).startswith(b"HTTP/1.1 200 ")
+        left = await asyncio.wait_for(rest_of(many, 999), 20)
+    assert left > 500
+
+
+async def rest_of(client: RawClient, most: int) -> int:
+    """Read answers; return how many came after the first moment."""
+    had = client.reader._buffer.count(b"HTTP/1.1 ")  # type: ignore[attr-defined]  # noqa: SLF001 - what came already
+    for _ in range(most):
+        await client.answer()
+    return most - int(had)
+
+
+async def test_a_request_with_a_body_begins_no_other(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    """No time runs for a head that nobody began; a stop ends the connection as an idle one."""
+    post = b"POST /_matrix/x HTTP/1.1\r\n" + HOST
+    server = {"head_timeout": 0.3, "drain_timeout": 10}
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway, connected(gateway.port) as client:
+        for body in (b"Content-Length: 1\r\n\r\na", b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"):
+            await client.send(post + body)
+            await client.answer()
+            await asyncio.sleep(0.4)
+        await client.send(GET)
+        assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+        await client.send(post + b"Content-Length: 1\r\n\r\na")
+        await client.answer()
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 5
+
+
 async def test_an_answer_of_ours_keeps_the_connection(gateway: RunningGateway) -> None:
     body = b'{"type": "org.matrix.login.jwt", "token": "abc"}'
     request = b"POST " + LOGIN.encode() + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -142,6 +206,22 @@ async def test_a_fault_of_ours_is_told_and_logged_and_ends_its_connection_alone(
     assert answer.endswith(b'{"errcode": "M_UNKNOWN", "error": "Internal server error"}')
     assert re.search(r"\bfault\b.*request_id=\S+ traceback=.*RuntimeError: the fault", gateway.log)
     assert (await gateway.call("GET", "/_matrix/client/versions")).status == 200
+
+
+async def test_a_fault_behind_an_answer_does_not_make_another_one(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails:
+        def write(self, *_: object) -> None:
+            raise RuntimeError("the fault")
+
+    server = gateway.running.entrances._server  # noqa: SLF001 - nothing outside leads to a fault that is known
+    server.use(replace(server._gateway, access=cast("AccessLines", Fails())))  # noqa: SLF001 - the same
+    answer = await exchange(gateway.port, GET * 2)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert "a fault of the gateway, on a connection from 127.0.0.1" in caplog.text
 
 
 async def test_a_refusal_of_a_head_has_no_body(gateway: RunningGateway) -> None:
