@@ -17,6 +17,7 @@ from gateway import app
 from gateway.config import load
 from gateway.errors import Unusable
 from gateway.logs import LogSettings, get_logger
+from tests.beside import change
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.fake_issuer import new_key, public, sign
 from tests.raw_http import connected
@@ -51,8 +52,7 @@ async def test_when_a_login_was_is_written_at_the_latest_when_it_stops(
 ) -> None:
     async with running_gateway(tmp_path, homeserver.url) as gateway:
         assert (await gateway.log_in(mint())).status == 200
-        with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
-            database.execute("UPDATE accounts SET last_seen_at = 0")
+        await change(tmp_path, "UPDATE accounts SET last_seen_at = 0")
     with closing(sqlite3.connect(tmp_path / "gateway.db")) as database:
         assert database.execute("SELECT last_seen_at > 0 FROM accounts").fetchall() == [(1,)]
 

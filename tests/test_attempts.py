@@ -16,6 +16,7 @@ import pytest
 from gateway import app
 from gateway.config import load
 from gateway.logs import LogSettings, get_logger
+from tests.beside import change, locked
 from tests.conftest import fill
 from tests.fake_homeserver import FakeHomeserver, Fault, User
 from tests.raw_http import connected
@@ -179,14 +180,12 @@ async def test_no_login_waits_for_the_trail_or_fails_with_it(tmp_path: Path, hom
     async with running_gateway(tmp_path, homeserver.url) as gateway:
         assert (await gateway.log_in(mint())).status == 200
         await finished("last_seen")
-        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        async with locked(tmp_path):
             async with asyncio.timeout(1):
                 for _ in range(5):
                     assert (await gateway.log_in(mint())).status == 200
                     assert (await gateway.log_in(mint(exp=1))).status == 403
-        with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
-            database.execute("DROP TABLE logins")
+        await change(tmp_path, "DROP TABLE logins")
         assert (await gateway.log_in(mint())).status == 200
         await until(lambda: "audit_not_written" in gateway.log)
         assert (await gateway.log_in(mint())).status == 200

@@ -3,16 +3,16 @@
 import asyncio
 import resource
 import socket
-import sqlite3
 import time
 from collections import Counter
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from gateway import limits
 from tests.benchmarks.processes import ask, processor_seconds
+from tests.beside import locked
 from tests.conftest import fill
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.fake_issuer import running_issuer
@@ -82,8 +82,7 @@ async def test_a_database_that_is_locked_refuses_first_logins_alone(
 ) -> None:
     async with running_gateway(tmp_path, homeserver.url) as gateway:
         assert (await gateway.log_in(mint())).status == 200
-        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        async with locked(tmp_path):
             first_logins = [asyncio.create_task(gateway.log_in(mint(f"user{number}"))) for number in range(20)]
             assert (await gateway.log_in(mint())).status == 200
             assert await passes(gateway)

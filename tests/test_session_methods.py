@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.beside import change
 from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
 from tests.fake_mas import FakeMas, running_mas
 from tests.flavours import BEHIND_MAS, PALPO, SYNAPSE, TUWUNEL, Flavour
@@ -278,8 +279,7 @@ async def test_mas_that_is_down_is_502_and_pass_through_goes_on(tmp_path: Path) 
 async def test_mas_gives_no_session_that_could_not_be_ended_again(tmp_path: Path) -> None:
     async with with_mas(tmp_path) as (gateway, mas):
         assert (await gateway.log_in(mint())).status == 200
-        with closing(sqlite3.connect(tmp_path / "gateway.db")) as database:
-            database.execute("DROP TABLE personal_sessions")
+        await change(tmp_path, "DROP TABLE personal_sessions")
         answer = await gateway.log_in(mint())
         assert (answer.status, "Retry-After" in answer.headers) == (503, True)
         await until(lambda: len(mas.open_sessions) == 1)

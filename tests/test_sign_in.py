@@ -17,6 +17,7 @@ from aiohttp import web
 from gateway.core.accounts import DOUBT_SECONDS, REGISTRATION_SECONDS
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
+from tests.beside import change
 from tests.fake_homeserver import FakeHomeserver, Fault, User, running_homeserver
 from tests.flavours import CONDUIT, CONTINUWUITY, DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.raw_http import connected
@@ -246,23 +247,21 @@ async def test_first_logins_at_two_gateways_with_one_database_all_succeed(
     assert rows(tmp_path) == [("alice", "alice", "active")]
 
 
-def write_row(directory: Path, state: str, age: int) -> None:
-    with closing(sqlite3.connect(directory / "gateway.db")) as database, database:
-        made = int(time.time()) - age
-        database.execute("INSERT INTO accounts VALUES ('alice', '', 'alice', ?, ?, ?)", (state, made, made))
+async def write_row(directory: Path, state: str, age: int) -> None:
+    made = int(time.time()) - age
+    await change(directory, f"INSERT INTO accounts VALUES ('alice', '', 'alice', '{state}', {made}, {made})")
 
 
 async def test_a_registration_that_another_gateway_makes_is_waited_for(
     tmp_path: Path, homeserver: FakeHomeserver
 ) -> None:
     async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
-        write_row(tmp_path, "registering", 0)
+        await write_row(tmp_path, "registering", 0)
         login = asyncio.create_task(gateway.log_in(mint()))
         await asyncio.sleep(0.3)
         assert (login.done(), homeserver.seen) == (False, [])
         homeserver.users["alice"] = User()
-        with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
-            database.execute("UPDATE accounts SET state = 'active'")
+        await change(tmp_path, "UPDATE accounts SET state = 'active'")
         assert (await login).status == 200
     assert homeserver.registered == 0
 
@@ -273,7 +272,7 @@ async def test_a_registration_that_a_crash_broke_off_is_finished_by_the_next_log
 ) -> None:
     homeserver.users = {"alice": User()} if made else {}
     async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
-        write_row(tmp_path, "registering", REGISTRATION_SECONDS - 1)
+        await write_row(tmp_path, "registering", REGISTRATION_SECONDS - 1)
         assert (await gateway.log_in(mint())).status == 200
     assert rows(tmp_path) == [("alice", "alice", "active")]
 
@@ -285,7 +284,7 @@ async def test_a_registration_that_broke_off_is_settled_while_it_is_known_to_be_
     homeserver.users["alice"] = User("Alice")
     async with running_gateway(tmp_path, homeserver.url, identity=REFUSE):
         pass
-    write_row(tmp_path, state, REGISTRATION_SECONDS + 1)
+    await write_row(tmp_path, state, REGISTRATION_SECONDS + 1)
     async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
         await until(lambda: f"registration_settled user_id={ALICE}" in gateway.log)
     settled = "locked" if state == "locked_pending" else "active"
@@ -306,7 +305,7 @@ async def test_a_registration_of_which_that_is_not_known_is_left(
     homeserver.users = {"alice": User("Alice")} if made else {}
     async with running_gateway(tmp_path, homeserver.url, identity=REFUSE):
         pass
-    write_row(tmp_path, state, age)
+    await write_row(tmp_path, state, age)
     async with running_gateway(tmp_path, homeserver.url, identity=REFUSE) as gateway:
         await gateway.running.provision.settle()
     assert rows(tmp_path) == [("alice", "alice", state)]
@@ -317,7 +316,7 @@ async def test_where_accounts_are_linked_nothing_has_to_be_settled(
 ) -> None:
     async with running_gateway(tmp_path, homeserver.url):
         pass
-    write_row(tmp_path, "pending", 1)
+    await write_row(tmp_path, "pending", 1)
     async with running_gateway(tmp_path, homeserver.url):
         await asyncio.sleep(0.1)
     assert homeserver.seen == []
@@ -624,7 +623,7 @@ async def test_the_log_says_why_and_who(
     limits = {"logins_per_user": {"burst": 1 if refusal == "too_many_attempts" else 9, "refill": 1}}
     async with running_gateway(tmp_path, homeserver.url, jwt=jwt, limits=limits) as gateway:
         if refusal == "account_locked":
-            write_row(tmp_path, "locked", 0)
+            await write_row(tmp_path, "locked", 0)
         if refusal == "by_homeserver":
             homeserver.users["alice"] = User(deactivated=True)
         token = mint(jti="1")
@@ -674,8 +673,8 @@ async def test_no_secret_ever_stands_in_the_log(
     await gateway.call("GET", "/_matrix/client/v3/sync" + query, Authorization="Bearer header-secret")
     await gateway.log_in(good[0])
     await homeserver.start()
-    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
-        database.execute("CREATE TRIGGER t BEFORE UPDATE ON accounts BEGIN SELECT RAISE(ABORT, 'broken'); END")
+    broken = "BEGIN SELECT RAISE(ABORT, 'broken'); END"
+    await change(tmp_path, f"CREATE TRIGGER t BEFORE UPDATE ON accounts {broken}")
     assert (await gateway.log_in(mint("carol"))).status == 503
     assert (await gateway.log_in(good[0])).status == 200
     await until(lambda: "background_task_failed" in gateway.log)

@@ -1,6 +1,5 @@
 """Health and metrics on their own listener."""
 
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from gateway.storage.database import DatabaseSettings, open_database
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
 from gateway.web.admin import Health
+from tests.beside import change
 from tests.fake_homeserver import FakeHomeserver
 from tests.running_gateway import AS_TOKEN, SERVER_NAME, running_gateway
 
@@ -44,9 +44,7 @@ async def test_without_its_homeserver_it_lives_and_is_not_ready(health: str, hom
 
 
 async def test_without_its_database_it_lives_and_is_not_ready(health: str, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "gateway.db") as database:
-        database.execute("DROP TABLE accounts")
-    database.close()
+    await change(tmp_path, "DROP TABLE accounts")
     assert (await ask(f"{health}/live"))[0] == 200
     status, parts = await ask(f"{health}/ready")
     assert (status, parts["homeserver"]) == (503, "ok")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ANSWERS, Refusal
 from gateway.web.answers import CORS_HEADERS
+from tests.beside import change
 from tests.fake_homeserver import FakeHomeserver, Fault, User
 from tests.raw_http import RawServer, Script, connected, exchange, never_accepting
 from tests.running_gateway import (
@@ -385,9 +386,7 @@ async def test_a_user_whom_any_token_is_refused_waits_wherever_the_requests_come
     identity = {"deny": ["^admin$"]}
     async with running_gateway(tmp_path, homeserver.url, limits=limits, identity=identity) as gateway:
         assert (await gateway.log_in(mint("locked"))).status == 200
-        with sqlite3.connect(tmp_path / "gateway.db") as database:
-            database.execute("UPDATE accounts SET state = 'locked'")
-        database.close()
+        await change(tmp_path, "UPDATE accounts SET state = 'locked'")
         for subject, status in (("admin", 403), ("locked", 401), ("gone", 403), ("al ice", 400)):
             answers = []
             for number in range(3):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.routing import LOGOUT_PATHS
+from tests.beside import change
 from tests.fake_mas import FakeMas, running_mas
 from tests.fake_server import Fault
 from tests.raw_http import connected
@@ -139,11 +140,8 @@ async def test_a_session_that_is_opened_while_all_are_ended_stays_known(
     mas.faults["by-username"] = Fault(wait=go_on)
     logout = asyncio.create_task(gateway.call("POST", f"{LOGOUT}/all", Authorization=f"Bearer {token}"))
     await until(lambda: len(mas.to("/by-username/alice")) > asked)
-    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
-        database.execute(
-            "INSERT INTO personal_sessions SELECT 'digest', 'later', localpart, 'OTHERDEVICE', NULL"
-            " FROM personal_sessions"
-        )
+    later = "SELECT 'digest', 'later', localpart, 'OTHERDEVICE', NULL FROM personal_sessions"
+    await change(tmp_path, f"INSERT INTO personal_sessions {later}")
     go_on.set()
     assert (await logout).status == 200
     assert kept(tmp_path) == 1
