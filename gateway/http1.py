@@ -335,11 +335,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         try:
             messages, upgraded, tail = self._parser.feed_data(piece)
         except Exception as error:  # noqa: BLE001 - not only its own: a port that is none is an IndexError
-            messages, upgraded, tail = (
-                [(_ErrInfo(400, error, getattr(error, "message", "")), EMPTY_PAYLOAD)],
-                False,
-                b"",
-            )
+            unreadable = _ErrInfo(400, error, getattr(error, "message", ""))
+            messages, upgraded, tail = [(unreadable, EMPTY_PAYLOAD)], False, b""
         if messages:
             self._take(messages)
         self._last_octets = b"" if piece.endswith(_END_OF_HEAD) else (self._last_octets + piece[-3:])[-3:]
