@@ -248,6 +248,8 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
                     await self._waiter
                 finally:
                     self._waiter = None
+            if self.gone:  # meanwhile
+                return
             message, body = self._next()
             written = await self._answered(message, body)
             if self._paused:
@@ -273,7 +275,9 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
 
     async def _answered(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> Written:
         if isinstance(message, _ErrInfo):
-            self.logger.debug("unreadable request from %s: %s", self.peer.address, type(message.exc).__name__)
+            foreseen = isinstance(message.exc, HttpProcessingError | TimeoutError)
+            say = self.logger.debug if foreseen else self.logger.warning
+            say("unreadable request from %s: %s", self.peer.address, type(message.exc).__name__)
             too_large = isinstance(message.exc, LineTooLong) or message.message == _TOO_MANY_FIELDS
             return self._unreadable(Request(ERROR, body, self), 431 if too_large else message.status)
         request = Request(message, body, self)
@@ -417,6 +421,11 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
             self._loop.call_later(_HALF_CLOSED, self._end_half_closed)
         elif self.transport is not None:
             self.transport.close()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody is there to be answered."""
+        return self.transport is None or self.transport.is_closing()
 
     @property
     def ends(self) -> bool:

@@ -64,12 +64,12 @@ class Lossy:
 
     def write(self, text: str) -> None:
         """Write text, or lose it."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: it was closed, or can't hold a character
             self._stream.write(text)
 
     def flush(self) -> None:
         """Have what was written go out, or lose it."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
 
 

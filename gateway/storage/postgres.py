@@ -136,7 +136,10 @@ class Postgres:
             await engine.dispose()
 
     def _engine(self, **options: Any) -> AsyncEngine:
-        return create_async_engine("postgresql+asyncpg://", async_creator=self._connect, **options)
+        # Parameters would stand in the text of an error, and so in a log.
+        return create_async_engine(
+            "postgresql+asyncpg://", async_creator=self._connect, hide_parameters=True, **options
+        )
 
     async def _connect(self) -> Any:
         import asyncpg  # noqa: PLC0415 - an extra: who has SQLite need not install it

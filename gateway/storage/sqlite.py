@@ -110,6 +110,7 @@ class Sqlite:
         engine = create_async_engine(
             self.url.set(drivername="sqlite+aiosqlite"),
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # in the text of an error, and so in a log
             skip_autocommit_rollback=True,  # saves a trip to the driver's thread for each statement
             pool_size=4,
             max_overflow=0,

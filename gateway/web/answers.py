@@ -48,8 +48,9 @@ def send_reply(request: Request, reply: Reply, *, close: bool = False) -> Writte
     """Send an answer of ours, or one of the homeserver as its own; `close` ends the connection behind it."""
     keep_alive = not close and keeps_alive(request)
     body = b"" if request.method == "HEAD" else reply.body
+    octets = reply_head(reply, connection_fields(request, keep_alive=keep_alive)) + body
     request.answered = True
-    request.client.write(reply_head(reply, connection_fields(request, keep_alive=keep_alive)) + body)
+    request.client.write(octets)
     return Written(reply.status, len(body), keep_alive)
 
 

@@ -138,10 +138,8 @@ class Gateway:
                 raise
             cast("asyncio.Task[None]", asyncio.current_task()).uncancel()  # requests behind this one have a chance
             written = send_reply(request, refusal(Refused(Refusal.STOPPING)))
-        except ConnectionError:
-            raise  # the client has gone
         except Exception as fault:
-            if request.answered:
+            if client.gone or request.answered:
                 raise  # a second answer would be taken for that of the next request
             written = self._confess(request, fault)
         finally:
@@ -164,6 +162,8 @@ class Gateway:
         return send_reply(request, refusal(Refused(Refusal.FAULT)), close=True)
 
     def _routed(self, request: Request) -> Awaitable[Written]:
+        if request.client.hurried:  # it waited behind one that had to be refused
+            raise Refused(Refusal.STOPPING)
         if request.method in REFUSED_METHODS:
             raise Refused(Refusal.METHOD_NOT_ALLOWED)
         if request.version not in _VERSIONS:

@@ -561,6 +561,27 @@ async def test_at_the_end_a_hanging_request_is_refused_with_a_word(tmp_path: Pat
     assert json.loads(body)["errcode"] == "M_UNKNOWN"
 
 
+async def test_at_the_end_what_waits_behind_a_hanging_request_is_not_begun(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n"))
+        await reader.read()
+
+    async with RawServer(hang).running() as upstream, AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(
+            running_gateway(tmp_path, upstream.url, server={"drain_timeout": 0.4})
+        )
+        async with connected(gateway.port) as client, asyncio.timeout(10):
+            put = b"PUT /_matrix/x HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n{}"
+            await client.send(b"GET /_matrix/client/v3/sync HTTP/1.1\r\n" + HOST + b"\r\n" + put)
+            await asyncio.sleep(0.05)
+            await stack.aclose()
+            answers = await client.rest()
+    assert answers.count(b"HTTP/1.1 503 ") == 2
+    assert asked == [b"GET /_matrix/client/v3/sync HTTP/1.1\r\n"]
+
+
 @pytest.mark.parametrize("path", ["/_matrix/client/versions", LOGIN])
 async def test_at_the_end_a_connection_in_use_brings_one_more_request(
     path: str, tmp_path: Path, homeserver: FakeHomeserver
