@@ -251,7 +251,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
             if self.gone:  # meanwhile
                 return
             message, body = self._next()
-            written = await self._answered(message, body)
+            written = await self._answer_one(message, body)
             if self._paused:
                 await self.drained()
             if not body.is_eof():
@@ -273,7 +273,7 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
-    async def _answered(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> Written:
+    async def _answer_one(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> Written:
         if isinstance(message, _ErrInfo):
             foreseen = isinstance(message.exc, HttpProcessingError | TimeoutError)
             say = self.logger.debug if foreseen else self.logger.warning

@@ -6,8 +6,10 @@ Not in the loop itself: a transaction of the gateway that waits for the loop wou
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+
+from tests.waiting import until
 
 
 async def change(directory: Path, statement: str) -> None:
@@ -24,11 +26,11 @@ async def change(directory: Path, statement: str) -> None:
 async def locked(directory: Path) -> AsyncIterator[None]:
     """Hold the lock that every write needs."""
     with closing(sqlite3.connect(directory / "gateway.db", 0, isolation_level=None)) as other:
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    other.execute("BEGIN IMMEDIATE")
-                    break
-                except sqlite3.OperationalError:
-                    await asyncio.sleep(0.01)
+
+        def begun() -> bool:
+            with suppress(sqlite3.OperationalError):
+                other.execute("BEGIN IMMEDIATE")
+            return other.in_transaction
+
+        await until(begun)
         yield

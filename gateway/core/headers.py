@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, product
+from itertools import product
 from typing import Final, TypeAlias
 
 from gateway.core.addresses import Network, is_trusted, parse_address
@@ -96,7 +96,7 @@ def _without(fields: Sequence[Field], names: Sequence[bytes], dropped: frozenset
         for (_, value), name in zip(fields, names, strict=True):
             if name == b"connection":
                 dropped = _with_named(dropped, value)
-    return list(compress(fields, [name not in dropped for name in names]))
+    return [field for field, name in zip(fields, names, strict=True) if name not in dropped]
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,10 +2,9 @@
 
 import asyncio
 import io
-import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from gateway.storage import sqlite as sqlite_module
 from gateway.storage.audit import NOT_RECORDED, OPENED, REFUSED, AttemptFilter, Audit, Entry, find_attempts
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.tasks import Background
+from tests.beside import locked
 from tests.waiting import until
 
 DAY = 86400
@@ -119,8 +119,7 @@ async def test_attempts_wait_for_a_database_that_is_locked(tmp_path: Path, monke
     monkeypatch.setattr(sqlite_module, "_LOCK_PATIENCE", 0.05)
     monkeypatch.setattr(module, "_RETRY", 0.05)
     async with opened(tmp_path) as database, keeping(database) as kept:
-        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        async with locked(tmp_path):
             kept.audit.note(Entry(time.time(), OPENED))
             await until(lambda: "audit_not_written" in kept.log.getvalue())
             kept.audit.note(Entry(time.time(), OPENED))
@@ -162,8 +161,7 @@ async def test_a_database_that_never_comes_back_fills_no_memory_and_delays_no_st
     monkeypatch.setattr(module, "_WAITING", 10)
     async with opened(tmp_path) as database:
         kept = Keeping(database)
-        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        async with locked(tmp_path):
             for _ in range(1000):
                 kept.audit.note(Entry(time.time(), OPENED))
             await until(lambda: "audit_not_written" in kept.log.getvalue())

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +17,7 @@ from gateway.storage.accounts import Accounts
 from gateway.storage.database import Database, DatabaseSettings, open_database
 from gateway.storage.used_tokens import UsedTokens
 from gateway.tasks import Background
+from tests.beside import locked
 
 ALICE = Identity("iss", "s1", "alice", "@alice:example.org")
 
@@ -62,8 +62,7 @@ async def test_a_locked_database_refuses_writes_in_time_and_goes_on_reading(
 ) -> None:
     accounts = Accounts(database)
     await accounts.claim(ALICE, 1)
-    with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    async with locked(tmp_path):
         refused = await asyncio.gather(
             *(accounts.claim(Identity("iss", f"s{n}", f"u{n}", "@u:x"), 1) for n in range(3)), return_exceptions=True
         )
