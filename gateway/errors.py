@@ -30,6 +30,9 @@ class Refusal(enum.Enum):
     ACCOUNT_LOCKED = enum.auto()
     ACCOUNT_DEACTIVATED = enum.auto()
     BAD_PARAMETER = enum.auto()
+    BAD_JSON = enum.auto()
+    UNSUPPORTED_CODING = enum.auto()
+    BODY_TOO_LARGE = enum.auto()
     TOO_MANY_ATTEMPTS = enum.auto()
     HOMESERVER_UNREACHABLE = enum.auto()
     HOMESERVER_TOO_SLOW = enum.auto()
@@ -83,6 +86,9 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.ACCOUNT_LOCKED: Answer(401, "M_USER_LOCKED", "User account has been locked"),
     Refusal.ACCOUNT_DEACTIVATED: Answer(403, "M_USER_DEACTIVATED", "This account has been deactivated"),
     Refusal.BAD_PARAMETER: Answer(400, "M_INVALID_PARAM", "{}"),
+    Refusal.BAD_JSON: Answer(400, "M_BAD_JSON", "The body of a login must be strict JSON: {}"),
+    Refusal.UNSUPPORTED_CODING: Answer(415, "M_UNKNOWN", "The body of a login must have no content coding"),
+    Refusal.BODY_TOO_LARGE: Answer(413, "M_TOO_LARGE", "The body of the login is too large"),
     Refusal.TOO_MANY_ATTEMPTS: Answer(429, "M_LIMIT_EXCEEDED", "Too Many Requests"),
     Refusal.HOMESERVER_UNREACHABLE: Answer(502, "M_UNKNOWN", "The homeserver cannot be reached", 5),
     Refusal.HOMESERVER_TOO_SLOW: Answer(504, "M_UNKNOWN", "The homeserver takes too long to answer", 5),

@@ -39,6 +39,9 @@ JWT = "JWT validation failed: "
         (Refusal.ACCOUNT_LOCKED, "", 401, "M_USER_LOCKED", "User account has been locked"),
         (Refusal.ACCOUNT_DEACTIVATED, "", 403, "M_USER_DEACTIVATED", "This account has been deactivated"),
         (Refusal.BAD_PARAMETER, "'device_id' is", 400, "M_INVALID_PARAM", "'device_id' is"),
+        (Refusal.BAD_JSON, "why", 400, "M_BAD_JSON", "The body of a login must be strict JSON: why"),
+        (Refusal.UNSUPPORTED_CODING, "", 415, "M_UNKNOWN", "The body of a login must have no content coding"),
+        (Refusal.BODY_TOO_LARGE, "", 413, "M_TOO_LARGE", "The body of the login is too large"),
         (Refusal.TOO_MANY_ATTEMPTS, "", 429, "M_LIMIT_EXCEEDED", "Too Many Requests"),
     ],
 )

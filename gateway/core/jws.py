@@ -6,13 +6,15 @@ header says (RFC 8725 3.1); its `jwk`, `jku`, `x5u` and `x5c` are never looked a
 
 import binascii
 import string
+from collections.abc import Callable
 from typing import Any, Final
 
 from joserfc.errors import JoseError
 from joserfc.jws import JWSRegistry
 
 from gateway.core.keys import Key, KeySet
-from gateway.core.strict_json import parse_object
+from gateway.core.lenient_json import parse_loosely
+from gateway.core.strict_json import is_small, parse_object, parse_small_object
 from gateway.errors import Refusal, Refused
 
 
@@ -20,13 +22,13 @@ def read_header(token: str, max_token_bytes: int) -> dict[str, Any]:
     """Return the header of a compact JWS whose form is right, with nothing verified yet (RFC 7515 3.1, 7.1)."""
     if len(token.encode("utf-8", "surrogatepass")) > max_token_bytes:
         raise Refused(Refusal.UNDECODABLE, f"the token is larger than {max_token_bytes} bytes")
-    segments = token.split(".")
+    segments = token.split(".", 5)
     if len(segments) == 5:  # RFC 7516 7.1
         raise Refused(Refusal.UNDECODABLE, "the token is encrypted (JWE); a signed one (JWS) is needed")
     if len(segments) != 3:
         raise Refused(Refusal.UNDECODABLE, "the token is not three parts joined by dots")
     first, _, _ = [_from_base64url(segment) for segment in segments]
-    header = read_object(first, "header")
+    header = read_object(first, "header", parse_small_object)
     for name in ("crit", "b64"):  # RFC 7515 4.1.11, RFC 7797: nothing critical is understood here
         if name in header:
             raise Refused(Refusal.UNDECODABLE, f"the header has {name!r}")
@@ -78,10 +80,20 @@ def unverified_payload(token: str) -> bytes:
     return _from_base64url(token.split(".")[1])
 
 
-def read_object(raw: bytes, part: str) -> dict[str, Any]:
+def unverified_claims(token: str) -> dict[str, Any]:
+    """Return the claims of a token whose form `read_header` has seen, to choose by; nothing vouches for them.
+
+    Large ones, as of a user with thousands of groups, are read quickly and not strictly: whoever believes them reads
+    them again.
+    """
+    payload = unverified_payload(token)
+    return read_object(payload, "payload", parse_object if is_small(payload) else parse_loosely)
+
+
+def read_object(raw: bytes, part: str, parse: Callable[[bytes], dict[str, Any]] = parse_object) -> dict[str, Any]:
     """Return the JSON object of a part of a token, read strictly; `part` is its name for the answer."""
     try:
-        return parse_object(raw)
+        return parse(raw)
     except ValueError as error:
         raise Refused(Refusal.UNDECODABLE, f"{part}: {error}") from None
 

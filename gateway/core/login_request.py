@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.core.jws import has_token_form
-from gateway.core.strict_json import parse_object
+from gateway.core.lenient_json import holds, may_hold
+from gateway.core.strict_json import parse_small_object
 from gateway.errors import Refusal, Refused
 
 # The login type of what may be a token pasted as a password.
@@ -52,21 +53,26 @@ def parse_login(
     """Read a login body; None when it is not a JSON object whose `type` is one of `login_types`.
 
     Nor is it a password login whose password may be a token, of `max_password_bytes` at most; 0: none may.
-    Raises `Refused` for a JWT login without a token or with a field of the wrong type or size.
+    Raises `Refused` for a JWT login without a token or with a field of the wrong type or size, and for a body that we
+    take for none, and the homeserver might take for one: our rules would not hold there.
     """
     try:
-        fields = parse_object(body)
-    except ValueError:
+        fields = parse_small_object(body, finite=True)
+    except ValueError as error:
+        if may_hold(body, "type", login_types):
+            raise Refused(Refusal.BAD_JSON, str(error)) from None
         return None
     login_type = fields.get("type")
+    if isinstance(login_type, str) and login_type in login_types:
+        token = fields.get("token")
+        if not isinstance(token, str):
+            raise Refused(Refusal.TOKEN_MISSING)
+        return _request(token, fields)
+    if holds(fields.items(), "type", login_types):
+        raise Refused(Refusal.BAD_JSON, "'type' in upper case")
     if login_type == PASTED_TYPE and max_password_bytes:
         return _pasted(fields, max_password_bytes)
-    if not isinstance(login_type, str) or login_type not in login_types:
-        return None
-    token = fields.get("token")
-    if not isinstance(token, str):
-        raise Refused(Refusal.TOKEN_MISSING)
-    return _request(token, fields)
+    return None
 
 
 def check_names(request: LoginRequest, user_id: str) -> None:

@@ -1,11 +1,11 @@
 """JSON (RFC 8259) read strictly: one meaning for every text that is accepted, and a plain ValueError for the rest.
 
 Refused beside broken syntax: anything but UTF-8, duplicate members, NaN and Infinity, lone surrogates,
-and nesting deeper than `MAX_DEPTH`.
+and nesting deeper than `MAX_DEPTH`. What a stranger sends is read by `parse_small_object`, which bounds the work.
 """
 
 import json
-from collections.abc import Iterator
+import math
 from itertools import chain
 from typing import Any, Final
 
@@ -13,11 +13,34 @@ from typing import Any, Final
 MAX_DEPTH: Final = 32
 _MAX_DIGITS: Final = 400
 
+# What a small text may hold outside of its strings. A login body has 2 objects and 10 members, the header of a token
+# 1 object, 5 members and perhaps a chain of 4 certificates.
+_MAX_CONTAINERS: Final = MAX_DEPTH
+_MAX_COMMAS: Final = 256
+# Quotes and backslashes, up to which it is worth while to tell what is in a string from what is not.
+_MAX_MARKS: Final = 1024
+# All octets but these are dropped before anything is counted: that is the cheapest look at a text.
+_OTHERS: Final = bytes(octet for octet in range(256) if octet not in b"[{,")
+
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that `raw` holds; ValueError says in a few words why it is none."""
+    return _parse(raw, _DECODER)
+
+
+def parse_small_object(raw: bytes, *, finite: bool = False) -> dict[str, Any]:
+    """Return what `parse_object` does of a text that `is_small`; any other is refused before it is read.
+
+    `finite`: numbers such as 1e400 are refused too, which some readers take for infinity and others refuse.
+    """
+    if not is_small(raw):
+        raise ValueError("nested too deeply, or too many values")
+    return _parse(raw, _FINITE_DECODER if finite else _DECODER)
+
+
+def _parse(raw: bytes, decoder: json.JSONDecoder) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(raw.decode("utf-8"))
+        value = decoder.decode(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except json.JSONDecodeError:
@@ -27,9 +50,29 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     # Octets of UTF-8 hold no surrogate, only an escape does, and what is nested has its brackets.
-    if b"\\u" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+    if b"\\ud" in raw or b"\\uD" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
         _check_values(value)
     return value
+
+
+def is_small(raw: bytes) -> bool:
+    """Say whether a text holds so few values, whatever its size, that they cost next to nothing to read.
+
+    A reader makes a value for each comma and each bracket before it finds what is wrong with a text. Those in strings
+    are legal text; a text is not small when too much in it looks like the end of a string to tell them apart.
+    """
+    if _has_few_values(raw):
+        return True
+    if raw.count(b'"') + raw.count(b"\\") > _MAX_MARKS:
+        return False
+    parts = raw.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+    return _has_few_values(b"".join(parts[::2]))
+
+
+def _has_few_values(raw: bytes) -> bool:
+    marks = raw.translate(None, _OTHERS)
+    commas = marks.count(b",")
+    return commas <= _MAX_COMMAS and len(marks) - commas <= _MAX_CONTAINERS
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -50,28 +93,34 @@ def _bounded_integer(digits: str) -> int:
     return int(digits)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number out of range")
+    return number
+
+
 # Built once: that takes longer than it takes to read a small object.
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_bounded_integer
-)
+_HOOKS: Final[dict[str, Any]] = {
+    "object_pairs_hook": _unique,
+    "parse_constant": _refuse_constant,
+    "parse_int": _bounded_integer,
+}
+_DECODER: Final = json.JSONDecoder(**_HOOKS)
+_FINITE_DECODER: Final = json.JSONDecoder(**_HOOKS, parse_float=_finite)
 
 
 def _check_values(value: dict[str, Any]) -> None:
+    """Refuse what is nested too deeply, and lone surrogates: level by level, a level at once."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _containers(outer)]
+        inner = [chain(outer, outer.values()) if isinstance(outer, dict) else outer for outer in level]
+        values = list(chain.from_iterable(inner))
+        try:
+            "".join([value for value in values if isinstance(value, str) and not value.isascii()]).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("a lone surrogate in a string") from None
+        level = [value for value in values if isinstance(value, (dict, list))]
         if not level:
             return
     raise ValueError("nested too deeply")
-
-
-def _containers(outer: dict[str, Any] | list[Any]) -> Iterator[Any]:
-    """Give the objects and lists directly in this one, and check the strings beside them."""
-    for member in chain(outer, outer.values()) if isinstance(outer, dict) else outer:
-        if isinstance(member, dict | list):
-            yield member
-        elif isinstance(member, str) and not member.isascii():
-            try:
-                member.encode("utf-8")
-            except UnicodeEncodeError:
-                raise ValueError("a lone surrogate in a string") from None

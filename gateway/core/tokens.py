@@ -91,7 +91,7 @@ def choose_issuer(token: str, by_name: Mapping[str, T]) -> T:
 
     The claim is checked again, like any other, once the keys of that entry have verified it (RFC 8725 3.8).
     """
-    claims = read_claims(jws.unverified_payload(token))
+    claims = jws.unverified_claims(token)
     if "iss" not in claims:
         raise Refused(Refusal.CLAIM_MISSING, "iss")
     name = claims["iss"]

@@ -65,13 +65,12 @@ class Login:
 
     async def log_in(self, request: Request, target: str, hop: Hop) -> Written:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""
-        is_off = not self.login_types and not self.max_password_bytes
-        if is_off or "Content-Encoding" in request.headers or self._is_large(request):
+        if not self.login_types and not self.max_password_bytes:
             return await self.relay(Relayed(request, target, hop))
-        expects = request.headers.get("Expect", "").lower() == "100-continue"
-        if expects and request.version >= (1, 1):
-            request.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = await self._read(request)
+        try:
+            body = await self._read(request)
+        except Refused as refused:
+            return self._refuse(request, hop, refused)
         client = self._client(request, hop)
         try:
             login = await self._parse(body, client)
@@ -83,8 +82,6 @@ class Login:
         return await self._sign_in(login, request, client)
 
     async def _parse(self, body: bytes, client: Client) -> LoginRequest | None:
-        if len(body) > self.max_login_body:
-            return None
         try:
             login = parse_login(body, self.login_types, self.max_password_bytes)
         except Refused:
@@ -127,20 +124,38 @@ class Login:
         self.log.info("client_left", outcome=outcome, reason=reason, address=address, request_id=request_id)
 
     async def _read(self, request: Request) -> bytes:
-        """Read the body, and no more of it than shows that it is too large."""
+        """Return the body, and read no more of it than shows that it is too large.
+
+        What can't be looked into is refused, not passed on: the homeserver could find a login in it.
+        """
+        if _is_coded(request):
+            raise Refused(Refusal.UNSUPPORTED_CODING)
+        if content_length(request.headers) > self.max_login_body:
+            raise Refused(Refusal.BODY_TOO_LARGE)
+        expects = request.headers.get("Expect", "").lower() == "100-continue"
+        if expects and request.version >= (1, 1):
+            request.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
         try:
             async with asyncio.timeout(self.body_timeout):
-                while len(body) <= self.max_login_body and (chunk := await request.content.readany()):
+                while chunk := await request.content.readany():
                     body += chunk
+                    if len(body) > self.max_login_body:
+                        raise Refused(Refusal.BODY_TOO_LARGE)
         except web.RequestPayloadError as error:
             raise Refused(Refusal.BAD_REQUEST, "The request body broke off") from error
         except TimeoutError as error:
             raise Refused(Refusal.REQUEST_TIMEOUT, reason="the body of a login took too long") from error
         return bytes(body)
 
-    def _is_large(self, request: Request) -> bool:
-        return content_length(request.headers) > self.max_login_body
+    def _refuse(self, request: Request, hop: Hop, refused: Refused) -> Written:
+        """Refuse a body of which not all was read."""
+        request_id = self.request_ids.of(request, hop)
+        self.log.info("request_refused", refusal=refused.kind, reason=refused.reason, request_id=request_id)
+        reply = refusal(refused)
+        if refused.refusal is Refusal.UNSUPPORTED_CODING:
+            reply.fields.append((b"Accept-Encoding", b"identity"))  # RFC 9110 15.5.16
+        return send_reply(request, reply, close=not request.content.at_eof())
 
     def _client(self, request: Request, hop: Hop) -> Client:
         fields: list[Field] = to_homeserver(request.raw_headers, hop)
@@ -153,3 +168,9 @@ class Login:
             fields=tuple(with_request_id(fields, request_id) if self.forward_request_id else fields),
             request_id=request_id,
         )
+
+
+def _is_coded(request: Request) -> bool:
+    """Say whether a body has a content coding (RFC 9110 8.4): homeservers, or what is before them, may decode it."""
+    codings = ",".join(request.headers.getall("Content-Encoding", [])).split(",")
+    return any(coding.strip(" \t").lower() not in {"", "identity"} for coding in codings)

@@ -140,6 +140,12 @@ def test_a_long_header_and_a_long_payload_are_read() -> None:
     assert check(sign_json({"sub": "a", "x": "y" * 9000}, {"alg": "HS256", "kid": "k" * 2000}))["sub"] == "a"
 
 
+def test_a_header_with_a_chain_of_certificates_is_read() -> None:
+    header = {"alg": "HS256", "x5c": ["MII" + "A" * 900] * 8, "x": "[{," * 100}
+
+    assert check(sign_json({"sub": "a"}, header))["sub"] == "a"
+
+
 def test_a_token_is_read_up_to_its_last_allowed_byte() -> None:
     token = sign_json({"sub": "a", "x": "y" * 9000})
 
@@ -172,6 +178,9 @@ def test_every_hmac_algorithm_verifies_what_it_signed(algorithm: str) -> None:
         (sign_json({"sub": "a"}, ["alg"]), "header: not a JSON object"),
         (sign_json({"sub": "a"}, b'{"alg": "HS256", "alg": "none"}'), "header: a member appears twice"),
         (sign_json({"sub": "a"}, b'{"alg": "HS256", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}"), "nested too deeply"),
+        (sign_json({"sub": "a"}, {"alg": "HS256", "x": [1] * 500}), "too many values"),
+        (sign_json({"sub": "a"}, {"alg": "HS256", "x": [[]] * 50}), "too many values"),
+        ("." * 16_000, "three parts"),
         ("\ud800.b.c", "base64url"),
         (sign_json({"sub": "a" * 20_000}), "larger than 16384 bytes"),
     ],

@@ -90,6 +90,129 @@ def test_any_octets_are_ours_or_not_or_refused(body: bytes) -> None:
         assert refused.status in {400, 403}
 
 
+JWT = '"type": "org.matrix.login.jwt", "token": "t"'
+PASSWORD = '"type": "m.login.password"'
+DISGUISED = {
+    "a member twice": f'{{{JWT}, "a": 1, "a": 2}}',
+    "the type twice": f"{{{JWT}, {PASSWORD}}}",
+    "the type twice, and ours is the last": f"{{{PASSWORD}, {JWT}}}",
+    "nesting": f'{{{JWT}, "a": {"[" * 60}{"]" * 60}}}',
+    "many members": f'{{{JWT}, "a": [{"1," * 999} 1]}}',
+    "a lone surrogate": f'{{{JWT}, "a": "\\ud800"}}',
+    "a huge number": f'{{{JWT}, "a": {"9" * 500}}}',
+    "a number out of range": f'{{{JWT}, "a": 1e400}}',
+    "no number": f'{{{JWT}, "a": NaN}}',
+    "a control character": f'{{{JWT}, "a": "\t"}}',
+    "a byte order mark": f"\ufeff{{{JWT}}}",
+    "something behind it": f"{{{JWT}}} 1",
+    "a name in upper case": f"{{{JWT.replace('type', 'TYPE')}}}",
+    "a name in both cases": f"{{{PASSWORD}, {JWT.replace('type', 'Type')}}}",
+    "a name in upper case, by an escape": f"{{{PASSWORD}, {JWT.replace('type', chr(92) + 'u0054ype')}}}",
+}
+
+
+@pytest.mark.parametrize("body", DISGUISED.values(), ids=DISGUISED)
+@pytest.mark.parametrize("max_password_bytes", [0, 1000])
+def test_what_another_reader_could_take_for_a_jwt_login_is_refused(body: str, max_password_bytes: int) -> None:
+    with pytest.raises(Refused) as caught:
+        parse_login(body.encode(), TYPES, max_password_bytes)
+    assert caught.value.refusal is Refusal.BAD_JSON
+    assert parse_login(body.replace("org.matrix.login.jwt", "m.login.jwt").encode(), TYPES) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type": "org.matrix.login.jwt", ',
+        b'{"type": "org.matrix.login.jwt",}',
+        b'[{"type": "org.matrix.login.jwt"}]',
+        b'{"a": {"type": "org.matrix.login.jwt"}, "a": 1}',
+        b'{"type": "m.login.password", "password": "type: org.matrix.login.jwt", "a": 1, "a": 2}',
+        b'{"type": "m.login.password", "password": "%b"}' % (rb"\u0041" * 10_000),
+        b'{"type": "m.login.password", "password": "%b"}' % (b"[" * 10_000),
+        b'{"type": "m.login.password", "a": %b}' % (b"[" * 10_000),
+    ],
+)
+def test_what_no_reader_takes_for_one_is_the_homeservers(body: bytes) -> None:
+    assert parse_login(body, TYPES) is None
+    assert parse_login(body, TYPES, 1000) is None
+
+
+def test_brackets_in_a_string_are_text() -> None:
+    assert parse(initial_device_display_name="[{," * 33, user="\\" + "[" * 999) == LoginRequest("t", None, "[{," * 33)
+
+
+def test_a_case_of_the_name_beside_our_type_changes_nothing() -> None:
+    assert parse(Type="m.login.password", TYPE=7) == LoginRequest("t")
+
+
+def last_wins(body: bytes) -> object:
+    return json.loads(body)
+
+
+def first_wins(body: bytes) -> object:
+    return json.loads(body, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+
+
+def of_any_case(body: bytes) -> object:
+    """Read as Go's decoder of a stream does, and take control characters in strings as some readers do."""
+    decoder = json.JSONDecoder(
+        object_pairs_hook=lambda pairs: {name.casefold(): value for name, value in pairs}, strict=False
+    )
+    return decoder.raw_decode(body.decode("utf-8", "replace").lstrip(" \t\r\n"))[0]
+
+
+def strung(text: str) -> st.SearchStrategy[str]:
+    """Write a text as a JSON string, some characters as escapes."""
+    escaped = st.tuples(*(st.sampled_from([character, f"\\u{ord(character):04x}"]) for character in text))
+    return escaped.map(lambda characters: f'"{"".join(characters)}"')
+
+
+NAMES = st.sampled_from(["type", "type", "Type", "tYPE", "types", "a"]).flatmap(strung)
+VALUES = st.sampled_from(["org.matrix.login.jwt", "org.matrix.login.jwt", "m.login.password", "x"]).flatmap(strung)
+JUNK = st.sampled_from(
+    [
+        "1",
+        "NaN",
+        "1e999",
+        "9" * 450,
+        '"\\ud800"',
+        '"\udc80"',
+        '"\t"',
+        '"\0"',
+        "[" * 50 + "]" * 50,
+        "[1" + ",1" * 300 + "]",
+    ]
+)
+MEMBERS = st.lists(st.tuples(NAMES, VALUES | JUNK), max_size=4).map(
+    lambda pairs: f"{{{', '.join(f'{name}: {value}' for name, value in pairs)}}}"
+)
+WRAPPED = st.tuples(
+    st.sampled_from(["", "", " ", "\ufeff"]), MEMBERS, st.sampled_from(["", "", "\n", "x", "}", "\0"])
+).map("".join)
+ENCODINGS = st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "utf-16-be", "utf-32-le"])
+
+
+@given(WRAPPED, ENCODINGS)
+def test_what_any_reader_takes_for_a_jwt_login_never_passes(text: str, encoding: str) -> None:
+    # A surrogate that stands for an octet is that octet; in the wider encodings it is itself.
+    body = text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass")
+    types = []
+    for reader in (last_wins, first_wins, of_any_case):
+        try:
+            fields = reader(body)
+        except (ValueError, RecursionError):
+            continue
+        types.append(fields.get("type") if isinstance(fields, dict) else None)
+    try:
+        login = parse_login(body, TYPES)
+    except Refused as refused:
+        assert refused.refusal in {Refusal.BAD_JSON, Refusal.TOKEN_MISSING}
+        return
+    assert login is None
+    assert TYPES[0] not in types
+
+
 def jose(value: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.strict_json import MAX_DEPTH, parse_object
+from gateway.core.strict_json import MAX_DEPTH, is_small, parse_object, parse_small_object
 
 
 def test_an_object_is_read() -> None:
@@ -82,3 +82,71 @@ def test_depth_and_surrogates_alone_decide_about_what_json_writes(inner: object,
         assert (parse_object(text.encode()) == value) is good
     except ValueError:
         assert not good
+
+
+@given(JSON)
+def test_a_small_text_is_read_as_any_other(inner: object) -> None:
+    raw = json.dumps({"a": inner}).encode()
+    try:
+        expected: object = parse_object(raw)
+    except ValueError as error:
+        expected = str(error)
+    try:
+        assert parse_small_object(raw) == expected
+    except ValueError as error:
+        assert expected in (str(error), "nested too deeply")
+
+
+TEXT = b'{"a": "%b"}'
+SMALL = {
+    "an object for each level": b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH,
+    "as many arrays": b'{"a": [' + b"[]," * (MAX_DEPTH - 2) + b"1]}",
+    "brackets in a string": TEXT % (b"[{" * 10_000),
+    "commas in a string": TEXT % (b"," * 10_000),
+    "brackets behind a quote in a string": TEXT % (b'\\"' + b"[" * 10_000),
+    "brackets behind a backslash in a string": TEXT % (rb"\\\"" + b"[" * 10_000 + rb"\\"),
+    "brackets in a name": b'{"' + b"[" * 10_000 + b'": 1}',
+    "quotes in a string": TEXT % (rb"\"" * 10_000),
+    "escapes in a string": TEXT % (rb"\u0041" * 10_000),
+    "white space": b" " * 10_000 + b"{}",
+}
+
+
+@pytest.mark.parametrize("raw", SMALL.values(), ids=SMALL)
+def test_a_text_with_few_values_is_small_whatever_its_strings_hold(raw: bytes) -> None:
+    assert parse_small_object(raw) == json.loads(raw)
+
+
+LARGE = {
+    "brackets": b'{"a": ' + b"[" * 10_000,
+    "empty arrays": b'{"a": [' + b"[]," * (MAX_DEPTH - 1) + b"1]}",
+    "numbers": b'{"a": [' + b"1," * 300 + b"1]}",
+    "members": b"{" + b",".join(b'"%d": 1' % number for number in range(300)) + b"}",
+    "brackets behind a string that ends": TEXT % b"" + b"[" * 10_000,
+    "brackets behind a backslash and the end of a string": rb'{"a": "\\", "b": ' + b"[" * 10_000,
+    "brackets and more quotes than are told apart": TEXT % (b"[" * 50 + rb"\"" * 1000),
+}
+
+
+@pytest.mark.parametrize("raw", LARGE.values(), ids=LARGE)
+def test_a_text_with_many_values_is_refused_unread(raw: bytes) -> None:
+    assert not is_small(raw)
+    with pytest.raises(ValueError, match="nested too deeply, or too many values"):
+        parse_small_object(raw)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 300 + "e99", "0." + "9" * 500 + "e400"])
+def test_a_number_that_some_readers_cannot_hold_is_refused_where_asked(number: str) -> None:
+    raw = b'{"a": [%b]}' % number.encode()
+
+    assert parse_object(raw) == parse_small_object(raw) == json.loads(raw)
+    with pytest.raises(ValueError, match="out of range"):
+        parse_small_object(raw, finite=True)
+
+
+@given(st.text('[{,"\\a', max_size=40).map(lambda text: text.replace("\\", "\\\\").replace('"', '\\"')))
+def test_what_is_in_a_string_is_not_counted(text: str) -> None:
+    raw = b'{"a": "%b%b"}' % (text.encode(), b"[" * 50)
+
+    assert is_small(raw)
+    assert json.loads(raw)["a"].endswith("[" * 50)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.core.keys import build_key_set
-from gateway.core.tokens import TokenRules, Trust, last_valid_moment, verify
+from gateway.core.tokens import TokenRules, Trust, choose_issuer, last_valid_moment, verify
 from gateway.errors import Refusal, Refused
 from tests.signing import SECRET, encode, sign_json
 
@@ -47,6 +47,52 @@ def test_a_payload_that_can_not_be_read_says_why(payload: Any, why: str) -> None
 
     assert kind is Refusal.UNDECODABLE
     assert why in detail
+
+
+MANY = {"groups": [f"group {number}" for number in range(2000)], "roles": [[number] for number in range(200)]}
+
+
+def test_a_user_with_thousands_of_groups_logs_in_at_one_issuer_of_several() -> None:
+    token = sign_json({"iss": "us", "sub": "alice", **MANY})
+
+    assert choose_issuer(token, {"us": 1, "them": 2}) == 1
+    assert check(token, issuer="us", max_token_bytes=2**17)["groups"] == MANY["groups"]
+
+
+@pytest.mark.parametrize("beside", [{}, MANY])
+@pytest.mark.parametrize(
+    ("iss", "kind"),
+    [
+        ({}, Refusal.CLAIM_MISSING),
+        ({"iss": ["us"]}, Refusal.CLAIM_INVALID),
+        ({"iss": "them"}, Refusal.NO_KEY),
+        ({"iss": "\ud800"}, None),
+    ],
+)
+def test_a_token_of_nobody_known_chooses_no_issuer(
+    beside: dict[str, Any], iss: dict[str, Any], kind: Refusal | None
+) -> None:
+    with pytest.raises(Refused) as caught:
+        choose_issuer(sign_json({**iss, **beside}), {"us": 1})
+    assert caught.value.refusal is (kind or (Refusal.NO_KEY if beside else Refusal.UNDECODABLE))
+
+
+@pytest.mark.parametrize(
+    "payload", [b"[" * 5000, b'{"a": [' + b"[]," * 5000, b"[1" + b",1" * 500 + b"]", b'{"iss": "us", "iss": "us"}']
+)
+def test_claims_that_can_not_be_read_choose_no_issuer(payload: bytes) -> None:
+    with pytest.raises(Refused, match="payload: ") as caught:
+        choose_issuer(sign_json(payload), {"us": 1})
+    assert caught.value.refusal is Refusal.UNDECODABLE
+
+
+def test_claims_that_chose_an_issuer_are_read_strictly_all_the_same() -> None:
+    payload = json.dumps({"iss": "us", "sub": "alice", **MANY}).replace("{", '{"sub": "admin", ', 1)
+    token = sign_json(payload.encode())
+
+    assert choose_issuer(token, {"us": 1}) == 1
+    kind, detail = refusal(token, issuer="us", max_token_bytes=2**17)
+    assert (kind, detail) == (Refusal.UNDECODABLE, "payload: a member appears twice")
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,9 @@ NOT_BY_ONE_TOKEN = {
     Refusal.ACCOUNT_LOCKED,
     Refusal.ACCOUNT_DEACTIVATED,
     Refusal.BAD_PARAMETER,
+    Refusal.BAD_JSON,
+    Refusal.UNSUPPORTED_CODING,
+    Refusal.BODY_TOO_LARGE,
     Refusal.TOO_MANY_ATTEMPTS,
     Refusal.HOMESERVER_UNREACHABLE,
     Refusal.HOMESERVER_TOO_SLOW,
@@ -615,10 +618,18 @@ UNTOUCHED = {
     "no JSON at all": ("POST", LOGIN, [], b"\x00\xff\xfe"),
     "no body": ("POST", LOGIN, [], b""),
     "an array": ("POST", LOGIN, [], b'[{"type": "org.matrix.login.jwt"}]'),
-    "a duplicate member": ("POST", LOGIN, [], b'{"type": "m.login.password", "type": "org.matrix.login.jwt"}'),
+    "a duplicate member": ("POST", LOGIN, [], b'{"type": "m.login.x", "type": "m.login.x"}'),
+    "deep nesting": ("POST", LOGIN, [], b'{"type": "m.login.x", "a": %b%b}' % (b"[" * 200, b"]" * 200)),
+    "brackets": ("POST", LOGIN, [], b'["type", "org.matrix.login.jwt", %b' % (b"[]," * 200)),
+    "a comma too many": ("POST", LOGIN, [], b'{"type": "org.matrix.login.jwt",}'),
+    "the type in a member": ("POST", LOGIN, [], b'{"a": {"type": "org.matrix.login.jwt"}, "a": 1}'),
     "another type": ("POST", LOGIN, [], b'{"type": "m.login.jwt", "token": "abc"}'),
-    "a large body": ("POST", LOGIN, [], JWT_BODY + b" " * 65536),
-    "a compressed body": ("POST", LOGIN, ["Content-Encoding: gzip"], JWT_BODY),
+    "a body of the largest size": ("POST", LOGIN, [], b"{}" + b" " * 65534),
+    "identity": ("POST", LOGIN, ["Content-Encoding: identity", "content-encoding: Identity , "], b"{}"),
+    "an empty coding": ("POST", LOGIN, ["Content-Encoding:"], b"{}"),
+    "a large body elsewhere": ("POST", LOGIN + "/", [], JWT_BODY + b" " * 65536),
+    "a compressed body elsewhere": ("POST", LOGIN + "/", ["Content-Encoding: gzip"], JWT_BODY),
+    "a compressed body that is put": ("PUT", LOGIN, ["Content-Encoding: gzip"], JWT_BODY),
     "a trailing slash": ("POST", LOGIN + "/", [], JWT_BODY),
     "an encoded letter": ("POST", LOGIN.replace("login", "log%69n"), [], JWT_BODY),
     "two slashes": ("POST", "/" + LOGIN, [], JWT_BODY),
@@ -651,6 +662,133 @@ async def test_what_is_no_jwt_login_reaches_the_homeserver_as_it_is(
     assert (seen.method, seen.target, seen.body) == (method, target, body or b"")
     framing = [b"chunked"] if chunked and body is not None else []
     assert seen.values("transfer-encoding") == framing
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def parts(answer: bytes) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Return status, fields and body of an answer that is all that came."""
+    lines, _, body = answer.partition(b"\r\n\r\n")
+    fields = dict(line.decode().split(": ", 1) for line in lines.split(b"\r\n")[1:])
+    return int(answer[9:12]), fields, json.loads(body)
+
+
+DISGUISES: dict[str, bytes] = {
+    "a member twice": JWT_BODY.replace(b"}", b', "a": 1, "a": 2}'),
+    "the type twice": JWT_BODY.replace(b"}", b', "type": "m.login.password"}'),
+    "the type twice, ours is the last": JWT_BODY.replace(b"{", b'{"type": "m.login.password", '),
+    "the type in upper case too": JWT_BODY.replace(b'"type"', b'"type": "m.login.password", "TYPE"'),
+    "deep nesting": JWT_BODY.replace(b"}", b', "a": %b%b}' % (b"[" * 500, b"]" * 500)),
+    "a lone surrogate": JWT_BODY.replace(b"}", rb', "a": "\ud800"}'),
+    "a huge number": JWT_BODY.replace(b"}", b', "a": %b}' % (b"9" * 5000)),
+    "NaN": JWT_BODY.replace(b"}", b', "a": NaN}'),
+    "not UTF-8": JWT_BODY.replace(b"}", b', "a": "\xff"}'),
+    "a byte order mark": b"\xef\xbb\xbf" + JWT_BODY,
+    "UTF-16": JWT_BODY.decode().encode("utf-16"),
+    "something behind it": JWT_BODY + b"x",
+}
+
+
+@pytest.mark.parametrize("body", DISGUISES.values(), ids=DISGUISES)
+async def test_what_the_homeserver_could_read_as_a_jwt_login_never_passes(
+    body: bytes, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    status, fields, said = parts(await exchange(gateway.port, head("POST", LOGIN, length=len(body)) + body))
+    assert (status, said["errcode"]) == (400, "M_BAD_JSON")
+    assert said["error"].startswith("The body of a login must be strict JSON: ")
+    assert CORS_HEADERS.items() <= fields.items()
+    assert homeserver.seen == []
+
+
+async def test_disguised_logins_are_behind_the_limit_and_count(tmp_path: Path, homeserver: FakeHomeserver) -> None:
+    limits = {"failed_logins_per_address": {"burst": 2, "refill": 1}}
+    body = DISGUISES["a member twice"]
+    async with running_gateway(tmp_path, homeserver.url, limits=limits) as gateway:
+        request = head("POST", LOGIN, "X-Forwarded-For: 203.0.113.5", length=len(body)) + body
+        answers = [await exchange(gateway.port, request) for _ in range(3)]
+    assert [int(answer[9:12]) for answer in answers] == [400, 400, 429]
+
+
+@pytest.mark.parametrize("identity", ["identity", "Identity", "", "identity, identity", " ,identity"])
+async def test_a_jwt_login_may_say_that_it_has_no_coding(identity: str, gateway: RunningGateway) -> None:
+    body = json.dumps({"type": "org.matrix.login.jwt", "token": mint()}).encode()
+    request = head("POST", LOGIN, f"Content-Encoding: {identity}", length=len(body)) + body
+    assert (await exchange(gateway.port, request)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "codings", [["gzip"], ["GZIP"], ["x"], ["gzip, identity"], ["identity", "deflate"], ["", "br"], ["identity;q=1"]]
+)
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_body_with_a_content_coding_is_a_415_on_each_login_path(
+    path: str, codings: list[str], gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    fields = [f"Content-Encoding: {coding}" for coding in codings]
+    status, answered, said = parts(
+        await exchange(gateway.port, head("POST", path, *fields, length=len(JWT_BODY)) + JWT_BODY)
+    )
+    assert (status, said["errcode"], answered["Accept-Encoding"]) == (415, "M_UNKNOWN", "identity")
+    assert CORS_HEADERS.items() <= answered.items()
+    assert homeserver.seen == []
+
+
+@pytest.mark.parametrize(
+    "body", [JWT_BODY + b" " * 65536, b"{}" + b" " * 65535, b"[" * 70_000], ids=["jwt", "1", "["]
+)
+@pytest.mark.parametrize("framed", [True, False])
+async def test_a_body_that_is_too_large_is_a_413(
+    body: bytes, *, framed: bool, gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    if framed:
+        request = head("POST", LOGIN, "Transfer-Encoding: chunked") + chunked(body)
+    else:
+        request = head("POST", LOGIN, length=len(body)) + body
+    status, fields, said = parts(await exchange(gateway.port, request))
+    assert (status, said["errcode"]) == (413, "M_TOO_LARGE")
+    assert CORS_HEADERS.items() <= fields.items()
+    assert homeserver.seen == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (["Content-Length: 65537"], 413),
+        (["Content-Length: " + "9" * 15], 413),
+        (["Content-Length: 100", "Content-Encoding: gzip"], 415),
+        (["Transfer-Encoding: chunked", "Content-Encoding: gzip"], 415),
+    ],
+)
+@pytest.mark.parametrize("expect", [[], ["Expect: 100-continue"]])
+async def test_what_the_head_shows_is_refused_before_the_body_and_ends_the_connection(
+    fields: list[str], status: int, expect: list[str], gateway: RunningGateway, homeserver: FakeHomeserver
+) -> None:
+    lines = [f"POST {LOGIN} HTTP/1.1", f"Host: {SERVER_NAME}", *fields, *expect, "", ""]
+    async with connected(gateway.port) as client, asyncio.timeout(3):
+        await client.send("\r\n".join(lines).encode())
+        answer = await client.head()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nConnection: close\r\n" in answer
+    assert homeserver.seen == []
+
+
+async def test_a_request_without_a_body_does_not_end_the_connection_for_its_coding(gateway: RunningGateway) -> None:
+    lines = [f"POST {LOGIN} HTTP/1.1", f"Host: {SERVER_NAME}", "Content-Encoding: gzip", "Content-Length: 0", "", ""]
+    answer = await exchange(gateway.port, "\r\n".join(lines).encode() + head("GET", LOGIN))
+    assert [answer.count(b"HTTP/1.1 415 "), answer.count(b"HTTP/1.1 200 ")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [(["Content-Encoding: gzip"], JWT_BODY), ([], b" " * 70_000), ([], DISGUISES["a member twice"])],
+)
+async def test_with_jwt_login_off_the_homeserver_judges_every_body(
+    fields: list[str], body: bytes, tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url, jwt={"enable": False}) as gateway:
+        await exchange(gateway.port, head("POST", LOGIN, *fields, length=len(body)) + body)
+    assert [seen.body for seen in homeserver.seen] == [body]
 
 
 async def test_a_password_login_works(gateway: RunningGateway, homeserver: FakeHomeserver) -> None:
@@ -770,4 +908,4 @@ async def test_any_members_beside_a_good_token_are_named_or_log_in(
     if status == b"200":
         assert b'"access_token"' in said
     else:
-        assert (status, b"M_INVALID_PARAM" in said or b"M_UNKNOWN" in said) == (b"400", True)
+        assert (status, b"M_INVALID_PARAM" in said or b"M_BAD_JSON" in said) == (b"400", True)
