@@ -426,6 +426,22 @@ def test_used_tokens_that_are_kept_for_ever_are_a_warning(tmp_path: Path, keys: 
     assert any("a token that never expires is remembered for ever; set require_exp" in w for w in warnings) is warned
 
 
+@pytest.mark.parametrize(
+    ("types", "warned"),
+    [
+        ('["m.login.jwt"]', True),
+        ('["org.matrix.login.jwt"]', False),
+        ('["m.login.jwt", "org.matrix.login.jwt"]', False),
+    ],
+)
+def test_a_login_type_that_the_homeserver_may_have_is_not_left_out_unsaid(
+    tmp_path: Path, types: str, *, warned: bool
+) -> None:
+    warnings = read(tmp_path, f"{GOOD}login_types = {types}\n").warnings
+
+    assert any('[jwt] login_types: lacks "org.matrix.login.jwt"' in w for w in warnings) is warned
+
+
 @pytest.mark.parametrize(("single_use", "warned"), [("true", False), ("false", True)])
 def test_a_grace_for_nothing_is_a_warning(tmp_path: Path, single_use: str, *, warned: bool) -> None:
     warnings = read(tmp_path, f"{GOOD}single_use_grace = true\nsingle_use = {single_use}\n").warnings

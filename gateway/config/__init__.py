@@ -22,7 +22,7 @@ from gateway.config.material import (
     read_secrets,
 )
 from gateway.config.reading import read_settings
-from gateway.config.session import read_session
+from gateway.config.session import check_secret_is_own, read_session
 from gateway.config.tables import Entry, IdentitySettings, IssuerSettings, Settings, entries
 from gateway.core.accounts import AccountRules
 from gateway.core.identity import UserMapping
@@ -112,6 +112,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ, *, with_secret
                 make_key_set(entry, own, environment, report) for entry, own in zip(found, secrets, strict=True)
             ]
         as_token, session_secret = read_session(settings, found, files, report)
+        check_secret_is_own(settings.session, session_secret, found, key_sets, report)
         certificate = read_certificate(settings.server, files, report)
     database = find_database(settings.database, files, report)
     advise(settings, found, secrets, report)

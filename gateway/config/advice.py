@@ -6,6 +6,7 @@ from gateway.config.problems import Report
 from gateway.config.tables import Entry, Settings
 from gateway.core import hmac_secrets
 from gateway.profile import ProfileSettings
+from gateway.upstream.sessions.jwt import LOGIN_TYPE
 
 
 def advise(settings: Settings, found: Sequence[Entry], secrets: Sequence[Sequence[str]], report: Report) -> None:
@@ -17,6 +18,11 @@ def advise(settings: Settings, found: Sequence[Entry], secrets: Sequence[Sequenc
     if not jwt.enable:
         report.warning(("jwt", "enable"), "is false; the gateway only passes requests on")
         return
+    if LOGIN_TYPE not in jwt.login_types:
+        report.warning(
+            ("jwt", "login_types"),
+            f'lacks "{LOGIN_TYPE}"; such logins go to the homeserver, and to its own JWT login if it has one',
+        )
     for entry in found:
         _advise_on(entry, settings.profile, report)
     _advise_on_shared(found, secrets, report)

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Final
 
+from joserfc.jwk import OctKey
+
 from gateway.config.files import Files
 from gateway.config.material import read_as_token
 from gateway.config.problems import Report
 from gateway.config.tables import Entry, Settings
 from gateway.core.hmac_secrets import MIN_BYTES
+from gateway.core.keys import KeySet
 from gateway.upstream.sessions import SessionSettings
 
 # What each method needs beside its secret, with why.
@@ -36,6 +39,31 @@ def read_session(settings: Settings, found: Sequence[Entry], files: Files, repor
             for entry in found if needed and session.method != "appservice" else ():
                 _check_without_as_token(entry, settings, report)
     return as_token, secret
+
+
+def check_secret_is_own(
+    session: SessionSettings, secret: str, found: Sequence[Entry], key_sets: Sequence[KeySet], report: Report
+) -> None:
+    """Refuse a secret of the homeserver's JWT login that identity tokens are signed with: they log in there too.
+
+    HMAC fills a key up with zeros (RFC 2104 2), so that these make no other key.
+    """
+    if session.method != "jwt" or not secret:
+        return
+    octets = secret.encode().rstrip(b"\0")
+    for entry, key_set in zip(found, key_sets, strict=True):
+        keys = [verification.key for verification in key_set.keys]
+        if any(isinstance(key, OctKey) and key.raw_value.rstrip(b"\0") == octets for key in keys):
+            report.problem(
+                ("session", "jwt_secret" if session.jwt_secret_file is None else "jwt_secret_file"),
+                f"is a key that verifies the tokens of {_name(entry)} too, so that they log in at the homeserver past"
+                " every rule here; give the homeserver's JWT login a secret of its own: `openssl rand -hex 32`",
+            )
+
+
+def _name(entry: Entry) -> str:
+    keys = entry.table
+    return f"[[jwt.issuers]] {keys[-1]}" if len(keys) > 1 else "[jwt]"
 
 
 def _check_keys(session: SessionSettings, report: Report, *, needed: bool) -> None:

@@ -1,5 +1,7 @@
 """`[session]`: each method has what it needs, and nothing of another one."""
 
+import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,58 @@ def test_a_short_secret_of_the_homeserver_is_taken_with_a_warning(tmp_path: Path
 def test_nothing_is_needed_where_jwt_login_is_off(tmp_path: Path) -> None:
     for method in ("jwt", "mas"):
         read(tmp_path, session(f'method = "{method}"\n', "enable = false\n"))
+
+
+SHARED = "the two have this one secret, of 32 bytes or more"
+OCTETS = base64.b64encode(SHARED.encode()).decode()
+OCT = {"kty": "oct", "k": base64.urlsafe_b64encode(SHARED.encode()).rstrip(b"=").decode(), "kid": "a"}
+OTHER = {"kty": "oct", "k": "A" * 64, "kid": "b"}
+ISSUER = 'issuer = "https://id.example"\nrequire_exp = true\n'
+HOLDERS = {
+    "HMAC": f'[jwt]\nsecret = "{SHARED}"\n{ISSUER}',
+    "a list": f'[jwt]\nsecret = ["{SECRET}", "{SHARED}"]\n{ISSUER}',
+    "a file": f'[jwt]\nsecret_file = "s"\n{ISSUER}',
+    "B64HMAC": f'[jwt]\nformat = "B64HMAC"\nsecret = "{OCTETS}"\n{ISSUER}',
+    "HMACB64, URL alphabet": f'[jwt]\nformat = "HMACB64"\nsecret = "{OCTETS.rstrip("=")}"\n{ISSUER}',
+    "JWKS": f'[jwt]\nformat = "JWKS"\njwks_file = "set.json"\nalgorithm = "HS256"\n{ISSUER}',
+    "one of several issuers": (
+        f'[[jwt.issuers]]\nsecret = "{SECRET}"\n{ISSUER}[[jwt.issuers]]\nissuer = "x"\nsecret = "{SHARED}"\n'
+    ),
+    "what two issuers take from [jwt]": f'[jwt]\nsecret = "{SHARED}"\n[[jwt.issuers]]\n{ISSUER}',
+}
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("tokens", HOLDERS.values(), ids=HOLDERS)
+def test_the_homeservers_secret_is_no_key_of_identity_tokens(tmp_path: Path, tokens: str, *, in_file: bool) -> None:
+    for name, text in (("s", SHARED + "\n"), ("set.json", json.dumps({"keys": [OTHER, OCT]}))):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    key = 'jwt_secret_file = "s"' if in_file else f'jwt_secret = "{SHARED}"'
+    (problem,) = problems(tmp_path, f'{HEAD}[session]\nmethod = "jwt"\n{key}\n{tokens}')
+
+    assert f"[session] {key.partition(' ')[0]}: is a key that verifies the tokens of [" in problem
+    assert "give the homeserver's JWT login a secret of its own" in problem
+    assert SHARED not in problem
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        f'[jwt]\nsecret = "{OCTETS}"\n{ISSUER}',
+        f'[jwt]\nformat = "B64HMAC"\nsecret = "{base64.b64encode(OCTETS.encode()).decode()}"\n{ISSUER}',
+        f'[jwt]\nsecret = "{SHARED} "\n{ISSUER}',
+        f'[jwt]\nenable = false\nsecret = "{SHARED}"\n{ISSUER}',
+    ],
+)
+def test_another_secret_is_its_own(tmp_path: Path, tokens: str) -> None:
+    assert (
+        read(tmp_path, f'{HEAD}[session]\nmethod = "jwt"\njwt_secret = "{SHARED}"\n{tokens}').session_secret == SHARED
+    )
+
+
+def test_zeros_make_no_other_secret_of_one(tmp_path: Path) -> None:
+    padded = base64.b64encode(SHARED.encode() + b"\0\0").decode()
+    tokens = f'[jwt]\nformat = "B64HMAC"\nsecret = "{padded}"\n{ISSUER}'
+
+    assert len(problems(tmp_path, f'{HEAD}[session]\nmethod = "jwt"\njwt_secret = "{SHARED}"\n{tokens}')) == 1
