@@ -20,6 +20,7 @@ from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.appservice import UNKNOWN_USER
+from gateway.upstream.sessions.jwt import JwtSessions
 
 Verdict = Literal["pass", "warn", "fail"]
 
@@ -28,6 +29,8 @@ Verdict = Literal["pass", "warn", "fail"]
 _TELLS_UNKNOWN_USERS: Final = frozenset(("synapse", "tuwunel", "continuwuity"))
 # Software whose paths are matched before they are decoded, so that an odd answer is the doing of what is between.
 _KEEPS_PATHS: Final = frozenset(("synapse",))
+# The types by which homeservers take a JWT, the old one too, whichever of them the gateway takes.
+_JWT_TYPES: Final = ("org.matrix.login.jwt", "m.login.jwt")
 # A difference of clocks that well-kept machines do not have, in seconds.
 _NOTABLE_DIFFERENCE: Final = 5
 _REGISTER: Final = (
@@ -154,9 +157,11 @@ class _Examination:
             found.append(self._as_token(whoami))
         accepted = found[-1].verdict == "pass"
         if self.method is not None:
-            return [*found, await self._session_method(self.method)]
-        found.append(await self._login())
-        return [*found, await self._namespace()] if accepted else found
+            found.append(await self._session_method(self.method))
+        else:
+            found.append(await self._login())
+            found += [await self._namespace()] if accepted else []
+        return found + await self._own_jwt_login()
 
     async def _session_method(self, method: SessionMethod) -> Finding:
         name = "session method"
@@ -234,6 +239,21 @@ class _Examination:
             return Finding(name, "pass", "offered")
         says = "m.login.application_service is not among the flows of GET /login"
         return Finding(name, "warn", says, "try one login: some homeservers offer it without listing it")
+
+    async def _own_jwt_login(self) -> list[Finding]:
+        """Warn of a JWT login of the homeserver's own: who may not log in here, may there, past the gateway."""
+        if isinstance(self.method, JwtSessions):
+            return []  # which needs it, with a secret that signs no identity token
+        flows, _ = await self.homeserver.flows()
+        own = [name for name in _JWT_TYPES if name in flows]
+        if not own:
+            return []
+        says = (
+            f"the homeserver offers {' and '.join(own)} itself: past the gateway, a token of one of its keys opens a"
+            " session for users whom the gateway has locked or denies"
+        )
+        mend = "take jwt_config out of Synapse's homeserver.yaml, or [global.jwt] out of tuwunel.toml, and restart it"
+        return [Finding("jwt login", "warn", says, mend)]
 
     async def _namespace(self) -> Finding:
         name = "namespace"

@@ -138,6 +138,31 @@ async def test_a_login_that_is_not_listed_is_a_warning(homeserver: FakeHomeserve
     assert (await examine(homeserver.url))["appservice login"].verdict == "warn"
 
 
+@pytest.mark.parametrize("name", ["org.matrix.login.jwt", "m.login.jwt"])
+async def test_a_jwt_login_of_the_homeservers_own_is_a_warning(name: str, homeserver: FakeHomeserver) -> None:
+    flows = {"flows": [{"type": "m.login.application_service"}, {"type": name}]}
+    homeserver.answers["/_matrix/client/v3/login"] = lambda: web.json_response(flows)
+
+    found = await examine(homeserver.url)
+
+    assert found["jwt login"].verdict == "warn"
+    assert found["jwt login"].says.startswith(f"the homeserver offers {name} itself: past the gateway, ")
+    assert "take jwt_config out of Synapse's homeserver.yaml" in found["jwt login"].mend
+
+
+async def test_a_jwt_login_is_warned_of_behind_mas_too(homeserver: FakeHomeserver) -> None:
+    async def keep(_: PersonalSession) -> None:
+        raise AssertionError
+
+    homeserver.jwt_claims = {}
+    async with running_mas() as mas:
+        admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET)
+        found = await examine_method(homeserver, MasSessions(admin, SERVER_NAME, 0, keep, time.time))
+        await admin.close()
+
+    assert found["jwt login"].verdict == "warn"
+
+
 async def test_a_homeserver_that_hides_its_software_is_a_warning(homeserver: FakeHomeserver) -> None:
     homeserver.answers["/_matrix/federation/v1/version"] = lambda: web.Response(status=404)
 
