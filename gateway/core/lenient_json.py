@@ -9,24 +9,27 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from gateway.core.strict_json import is_small
+from gateway.core.strict_json import TooManyValues
 
+# An object or array for so few octets is more than claims ever hold: `"a":{"b":1},` has more.
+_LEAST_OCTETS: Final = 8
 # Escapes cost a reader more than other text; up to so many, a text may be read a second time.
 _MAX_BACKSLASHES: Final = 2048
 # White space (RFC 8259 2), and the byte order marks of UTF-8 and UTF-16.
 _BEFORE: Final = b" \t\r\n\xef\xbb\xbf\xff\xfe"
 
 
-def may_hold(raw: bytes, name: str, values: Collection[str]) -> bool:
+def may_hold(raw: bytes, name: str, values: Collection[str], refused: ValueError) -> bool:
     """Say whether a reader may find an object in `raw` that has one of the `values` as its member `name`.
 
-    Names and values are ASCII. A text that can't be read here, because it has too many values or is UTF-16 or UTF-32,
-    counts as one that may as soon as it holds the words, or an escape that could be a part of them.
+    Names and values are ASCII; `refused` is why `parse_small_object` does not take the text. One that can't be read
+    here, because it has too many values or is UTF-16 or UTF-32, counts as one that may as soon as it holds the words,
+    or an escape that could be a part of them.
     """
     octets = raw.translate(None, b"\0").lstrip(_BEFORE)  # ASCII in UTF-16 and UTF-32 is itself between NULs
     if not octets.startswith(b"{") or not (b"\\u00" in octets or _has_words(octets, name, values)):
         return False
-    if b"\0" in raw or raw.count(b"\\") > _MAX_BACKSLASHES or not is_small(raw):
+    if isinstance(refused, TooManyValues) or b"\0" in raw or raw.count(b"\\") > _MAX_BACKSLASHES:
         return True
     try:
         # Latin-1 reads all octets: ASCII is itself, and whatever the others mean, they are no part of the words.
@@ -38,6 +41,8 @@ def may_hold(raw: bytes, name: str, values: Collection[str]) -> bool:
 
 def parse_loosely(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that Python's own reader finds in UTF-8, as fast as it can; ValueError where none."""
+    if raw.count(b"[") + raw.count(b"{") > len(raw) // _LEAST_OCTETS:
+        raise TooManyValues
     try:
         value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError):

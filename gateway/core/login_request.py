@@ -59,7 +59,7 @@ def parse_login(
     try:
         fields = parse_small_object(body, finite=True)
     except ValueError as error:
-        if may_hold(body, "type", login_types):
+        if may_hold(body, "type", login_types, error):
             raise Refused(Refusal.BAD_JSON, str(error)) from None
         return None
     login_type = fields.get("type")

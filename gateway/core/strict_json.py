@@ -23,6 +23,13 @@ _MAX_MARKS: Final = 1024
 _OTHERS: Final = bytes(octet for octet in range(256) if octet not in b"[{,")
 
 
+class TooManyValues(ValueError):
+    """A text is not small, and was not read."""
+
+    def __init__(self) -> None:
+        super().__init__("nested too deeply, or too many values")
+
+
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that `raw` holds; ValueError says in a few words why it is none."""
     return _parse(raw, _DECODER)
@@ -34,7 +41,7 @@ def parse_small_object(raw: bytes, *, finite: bool = False) -> dict[str, Any]:
     `finite`: numbers such as 1e400 are refused too, which some readers take for infinity and others refuse.
     """
     if not is_small(raw):
-        raise ValueError("nested too deeply, or too many values")
+        raise TooManyValues
     return _parse(raw, _FINITE_DECODER if finite else _DECODER)
 
 
@@ -71,6 +78,8 @@ def is_small(raw: bytes) -> bool:
 
 def _has_few_values(raw: bytes) -> bool:
     marks = raw.translate(None, _OTHERS)
+    if len(marks) > _MAX_COMMAS + _MAX_CONTAINERS:
+        return False
     commas = marks.count(b",")
     return commas <= _MAX_COMMAS and len(marks) - commas <= _MAX_CONTAINERS
 

@@ -19,7 +19,7 @@ runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("name", ["capacity", "database", "login", "relay", "tokens"])
+@pytest.mark.parametrize("name", ["capacity", "database", "login", "login_bodies", "relay", "tokens"])
 def test_a_benchmark_starts_without_matplotlib_and_names_its_options(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_PLOT, f"tests.benchmarks.{name}", "--help"],
