@@ -7,10 +7,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.end_to_end.conftest import RealSynapse
+from tests.end_to_end.conftest import JWT_CONFIG, RealSynapse
 from tests.end_to_end.targets import NOBODYS, Real
 from tests.end_to_end.test_doctor import diagnosed, failing
-from tests.running_gateway import mint, running_gateway
+from tests.raw_http import exchange
+from tests.running_gateway import LOGIN, mint, running_gateway
 
 
 async def shown_name(synapse: RealSynapse, localpart: str) -> str | None:
@@ -69,3 +70,54 @@ async def test_the_doctor_says_where_synapse_has_no_such_login(synapse: RealSyna
 
     assert failing(found) == ["session method"]
     assert "org.matrix.login.jwt is not among the logins" in found["session method"]["says"]
+
+
+# Each is a JWT login for Synapse.
+DISGUISES: dict[str, tuple[str, list[str]]] = {
+    "plain": ('{"type": "org.matrix.login.jwt", "token": "%s"}', []),
+    "identity": ('{"type": "org.matrix.login.jwt", "token": "%s"}', ["Content-Encoding: identity"]),
+    "a coding that nobody used": ('{"type": "org.matrix.login.jwt", "token": "%s"}', ["Content-Encoding: gzip"]),
+    "the type twice": ('{"type": "m.login.password", "type": "org.matrix.login.jwt", "token": "%s"}', []),
+    "another member twice": ('{"type": "org.matrix.login.jwt", "token": "%s", "a": 1, "a": 2}', []),
+    "nesting": ('{"type": "org.matrix.login.jwt", "token": "%s", "a": ' + "[" * 60 + "]" * 60 + "}", []),
+    "a lone surrogate": (r'{"type": "org.matrix.login.jwt", "token": "%s", "a": "\ud800"}', []),
+    "a huge number": ('{"type": "org.matrix.login.jwt", "token": "%s", "a": ' + "9" * 500 + "}", []),
+    "escapes": (r'{"\u0074ype": "\u006frg.matrix.login.jwt", "token": "%s", "a": 1, "a": 2}', []),
+    "padding": ('{"type": "org.matrix.login.jwt", "token": "%s"}' + " " * 65536, []),
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+async def test_a_denied_user_gets_no_session_by_synapses_own_login(
+    disguise: str, jwt_synapse: RealSynapse, tmp_path: Path, localpart: str
+) -> None:
+    template, fields = DISGUISES[disguise]
+    token = mint(localpart, secret=str(JWT_CONFIG["secret"]), iss=JWT_CONFIG["issuer"], aud=JWT_CONFIG["audiences"])
+    body = template.replace("%s", token).encode()
+    lines = [
+        f"POST {LOGIN} HTTP/1.1",
+        "Host: localhost",
+        *fields,
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    request = "\r\n".join([*lines, "", ""]).encode() + body
+    tables: dict[str, Any] = {
+        "session": {"as_token": jwt_synapse.as_token},
+        "jwt": {"secret": JWT_CONFIG["secret"], "audience": JWT_CONFIG["audiences"]},
+        "identity": {"deny": [localpart]},
+    }
+    async with running_gateway(tmp_path, jwt_synapse.url, **tables) as gateway:
+        answer = await exchange(gateway.port, request)
+        straight = await exchange(int(jwt_synapse.url.rpartition(":")[2]), request)
+
+    assert int(answer[9:12]) in {400, 403, 413, 415}
+    assert b"access_token" not in answer
+    assert straight.startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_doctor_warns_of_synapses_own_login(jwt_synapse: RealSynapse, tmp_path: Path) -> None:
+    _, found = diagnosed(tmp_path, jwt_synapse.url, session={"as_token": jwt_synapse.as_token})
+
+    assert found["jwt login"]["verdict"] == "warn"
+    assert failing(found) == []
