@@ -27,8 +27,9 @@ _HOP_BY_HOP: Final = frozenset(
     )
 )
 _FORWARDED: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
-# A client that names one of these in Connection must not take it away from the homeserver.
-_NEVER_NAMED: Final = _FORWARDED | {b"host", b"content-length", b"forwarded", b"x-real-ip"}
+# What needs no second look at the fields when `Connection` names it: a client must not take these away from the
+# homeserver, or they have gone anyhow.
+_NEVER_NAMED: Final = _FORWARDED | _HOP_BY_HOP | {b"host", b"content-length", b"forwarded", b"x-real-ip"}
 
 
 def _spellings(name: bytes) -> Iterator[bytes]:
@@ -42,11 +43,13 @@ _OF_PROXIES: Final = frozenset(
     spelling for name in (*_FORWARDED, b"forwarded", b"x-real-ip") for spelling in _spellings(name)
 )
 _REQUEST_ID: Final = frozenset(_spellings(b"x-request-id"))
-_NOT_OF_STRANGERS: Final = _HOP_BY_HOP | _OF_PROXIES
+_LOOKED_AT: Final = _HOP_BY_HOP | _OF_PROXIES | {b"host"}
 # An IPv4 address with its port, or an IPv6 address in brackets with or without one (RFC 7239 6).
 _WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?)$")
 # RFC 9112 3.2, RFC 3986 3.2.2 and 3.2.3: a name or an address, and a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+# The longest Host that is kept in memory: a client can send any, and names have 253 octets at most (RFC 1035 2.3.4).
+_MAX_KNOWN: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,15 @@ class Hop:
 
 def end_to_end(fields: Sequence[Field]) -> list[Field]:
     """Return the fields without those that belong to one hop and those that `Connection` names."""
-    return _without(fields, [name.lower() for name, _ in fields], _HOP_BY_HOP)
+    kept: list[Field] = []
+    options: list[bytes] = []
+    for field in fields:  # a loop over each name once is faster than anything that collects the names first
+        name = field[0].lower()
+        if name not in _HOP_BY_HOP:
+            kept.append(field)
+        elif name == b"connection":
+            options.append(field[1])
+    return _without_named(kept, options) if options else kept
 
 
 def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Field]:
@@ -69,14 +80,29 @@ def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Fiel
     What a trusted proxy says of the client passes as it is. From anybody else, or where it says nothing, it is what
     the gateway saw: Synapse believes the leftmost address of a list.
     """
-    names = [name.lower() for name, _ in fields]
-    kept = _without(fields, names, _HOP_BY_HOP if hop.trusted else _NOT_OF_STRANGERS)
-    if not hop.trusted or _FORWARDED.isdisjoint(names):
+    kept: list[Field] = []
+    options: list[bytes] = []
+    host, told = None, False
+    for field in fields:
+        name = field[0].lower()
+        if name not in _LOOKED_AT:
+            kept.append(field)
+        elif name == b"connection":
+            options.append(field[1])
+        elif name == b"host":
+            kept.append(field)
+            host = host or field
+        elif hop.trusted and name not in _HOP_BY_HOP:
+            kept.append(field)
+            told = told or name in _FORWARDED
+    if options:
+        kept = _without_named(kept, options)
+    if not told:
         if hop.peer:
             kept.append((b"X-Forwarded-For", hop.peer.encode()))
         kept.append((b"X-Forwarded-Proto", b"https" if hop.secure else b"http"))
-        if b"host" in names:
-            kept.append((b"X-Forwarded-Host", fields[names.index(b"host")][1]))
+        if host is not None:
+            kept.append((b"X-Forwarded-Host", host[1]))
     if via:
         kept.append((b"Via", b"1.1 " + via.encode()))
     return kept
@@ -89,25 +115,20 @@ def with_request_id(fields: Sequence[Field], request_id: str) -> list[Field]:
     return kept
 
 
-def _without(fields: Sequence[Field], names: Sequence[bytes], dropped: frozenset[bytes]) -> list[Field]:
-    if dropped.isdisjoint(names):
-        return list(fields)
-    if b"connection" in names:
-        for (_, value), name in zip(fields, names, strict=True):
-            if name == b"connection":
-                dropped = _with_named(dropped, value)
-    return [field for field, name in zip(fields, names, strict=True) if name not in dropped]
+def _without_named(fields: list[Field], options: Sequence[bytes]) -> list[Field]:
+    """Return the fields without those that the values of `Connection` name, in time linear in both."""
+    named = {option.strip() for value in options for option in value.lower().split(b",")}
+    named -= _NEVER_NAMED
+    return [field for field in fields if field[0].lower() not in named] if named else fields
 
 
-@functools.lru_cache(maxsize=256)
-def _with_named(dropped: frozenset[bytes], value: bytes) -> frozenset[bytes]:
-    """Return the names that are dropped when `Connection` has this value."""
-    return dropped | ({token.strip().lower() for token in value.split(b",")} - _NEVER_NAMED)
-
-
-@functools.lru_cache(maxsize=256)
 def is_host(value: str) -> bool:
     """Say whether this can be the value of `Host`: another value could mean two things to two servers."""
+    return _known_host(value) if len(value) <= _MAX_KNOWN else _HOST.fullmatch(value) is not None
+
+
+@functools.lru_cache(maxsize=256)
+def _known_host(value: str) -> bool:
     return _HOST.fullmatch(value) is not None
 
 

@@ -1,5 +1,8 @@
 """Fields cross the gateway as they are, but for those of one hop and those that a client could lie with."""
 
+import gc
+import tracemalloc
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -44,6 +47,47 @@ def test_connection_can_take_neither_host_nor_length_away() -> None:
     fields = [(b"Connection", b"Host, Content-Length"), (b"Host", b"x"), (b"Content-Length", b"1")]
 
     assert end_to_end(fields) == fields[1:]
+
+
+def test_every_line_of_connection_names_fields() -> None:
+    fields = [(b"A", b"1"), (b"connection", b"a,, b"), (b"B", b"2"), (b"Connection", b"\tC ,Close"), (b"c", b"3")]
+
+    assert end_to_end([*fields, (b"Close", b"4"), (b"D", b"5")]) == [(b"D", b"5")]
+    assert to_homeserver([*fields, (b"D", b"5")], PROXY)[0] == (b"D", b"5")
+
+
+def memory(work: Callable[[], object]) -> tuple[int, int]:
+    """The most octets that are in use at work, and those that are kept of it; its result is dropped."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        _, most = tracemalloc.get_traced_memory()
+        gc.collect()
+        return most, tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("crossing", [end_to_end, lambda fields: to_homeserver(fields, STRANGER)])
+def test_memory_is_linear_in_what_connection_names(crossing: Callable[[Sequence[Field]], list[Field]]) -> None:
+    fields = [
+        (b"Connection", b",".join(b"%x-%x" % (line, number) for number in range(line * 500, (line + 1) * 500)))
+        for line in range(60)
+    ]
+
+    most, kept = memory(lambda: crossing([*fields, (b"Host", b"h")]))
+
+    assert most < 40 * sum(len(value) for _, value in fields)
+    assert kept < 4096
+
+
+def test_no_host_that_a_client_sends_is_kept_unless_it_is_short() -> None:
+    numbers = iter(range(10**6))
+
+    _, kept = memory(lambda: [is_host(f"{next(numbers)}." + "a" * 16_000) for _ in range(300)])
+
+    assert kept < 100_000
 
 
 def test_what_a_stranger_says_of_itself_is_replaced() -> None:
