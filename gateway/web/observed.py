@@ -15,6 +15,8 @@ from gateway.metrics import METHODS, Traffic
 from gateway.web.request_ids import RequestIds
 
 _MOST: Final = 10_000
+# The longest value that is kept with its address: two IPv6 addresses with their ports, as proxies write them.
+_MAX_KNOWN: Final = 128
 
 
 def count(traffic: Traffic, request: Request, written: Written) -> None:
@@ -32,8 +34,8 @@ class AccessLines:
         self._log = log
         self._ids = ids
         self._trusted_proxies = trusted_proxies
-        # By what is said of it; reading an address takes longer than writing the line.
-        self._addresses: dict[tuple[Hop, tuple[str, ...]], str] = {}
+        # By what is said of it; reading an address takes longer than writing the line. Others choose what is said.
+        self._addresses: dict[str, str] = {}
 
     def write(self, request: Request, hop: Hop, written: Written, seconds: float) -> None:
         """Tell of a request that came over `hop` and took so many seconds; a status of 0: its client has left."""
@@ -51,11 +53,14 @@ class AccessLines:
         self._log.write(access, self._ids.of(request, hop), seconds)
 
     def _address(self, request: Request, hop: Hop) -> str:
-        said = (hop, tuple(request.headers.getall("X-Forwarded-For", ())))
-        address = self._addresses.get(said)
-        if address is None:
-            if len(self._addresses) >= _MOST:
-                self._addresses.clear()
-            address = client_address(request.raw_headers, hop, self._trusted_proxies) or hop.peer
-            self._addresses[said] = address
-        return address
+        values = request.headers.getall("X-Forwarded-For", ()) if hop.trusted else ()
+        if len(values) == 1 and len(values[0]) <= _MAX_KNOWN:
+            address = self._addresses.get(values[0])
+            if address is None:
+                if len(self._addresses) >= _MOST:
+                    self._addresses.clear()
+                address = client_address(request.raw_headers, hop, self._trusted_proxies)
+                self._addresses[values[0]] = address
+        else:
+            address = client_address(request.raw_headers, hop, self._trusted_proxies) if values else ""
+        return address or hop.peer

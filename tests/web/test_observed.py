@@ -1,8 +1,10 @@
 """Each request is counted and logged once, by what its client got."""
 
 import asyncio
+import gc
 import re
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from tests.fake_homeserver import FakeHomeserver, Fault
 from tests.fake_issuer import running_issuer
-from tests.raw_http import RawServer, connected
+from tests.raw_http import RawClient, RawServer, connected
 from tests.running_gateway import LOGIN, RunningGateway, mint, running_gateway
 
 VERSIONS = "/_matrix/client/versions"
@@ -217,6 +219,35 @@ async def test_the_access_log_tells_of_relayed_requests_and_of_the_gateways_own_
     assert (refused["method"], refused["status"]) == ("TRACE", "405")
     assert f"request_id={login['request_id']}" in re.search(r"\] login .*", gateway.log)[0]  # type: ignore[index]
     assert "s3cret" not in gateway.log
+
+
+async def test_what_clients_say_of_themselves_is_not_kept(tmp_path: Path, unused_tcp_port: int) -> None:
+    """New values of `X-Forwarded-For`, as long as they may be, in one field and in several."""
+
+    async def ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    async def ask(client: RawClient, numbers: range) -> None:
+        for number in numbers:
+            values = [b"%d %b, 203.0.113.7" % (number, b"a" * 12_000)] * (1 + number % 2)
+            fields = b"".join(b"X-Forwarded-For: %b\r\n" % value for value in values)
+            await client.send(b"GET /x HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n")
+            assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
+
+    async with RawServer(ok).running() as upstream, observed(tmp_path, upstream.url, unused_tcp_port) as gateway:
+        async with connected(gateway.port) as client:
+            await ask(client, range(20))
+            gc.collect()
+            tracemalloc.start()
+            try:
+                await ask(client, range(20, 200))
+                gc.collect()
+                kept, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        assert {line["address"] for line in await lines(gateway, 200)} == {"203.0.113.7"}
+    assert kept < 500_000
 
 
 async def test_an_answer_that_breaks_off_is_the_homeservers_fault(tmp_path: Path, unused_tcp_port: int) -> None:
