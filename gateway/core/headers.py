@@ -27,9 +27,11 @@ _HOP_BY_HOP: Final = frozenset(
     )
 )
 _FORWARDED: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
+# What else a homeserver could take for the word of its proxy.
+_BELIEVED: Final = frozenset((b"x-forwarded-port", b"forwarded", b"x-real-ip"))
 # What needs no second look at the fields when `Connection` names it: a client must not take these away from the
 # homeserver, or they have gone anyhow.
-_NEVER_NAMED: Final = _FORWARDED | _HOP_BY_HOP | {b"host", b"content-length", b"forwarded", b"x-real-ip"}
+_NEVER_NAMED: Final = _HOP_BY_HOP | _FORWARDED | _BELIEVED | {b"host", b"content-length"}
 
 
 def _spellings(name: bytes) -> Iterator[bytes]:
@@ -39,9 +41,7 @@ def _spellings(name: bytes) -> Iterator[bytes]:
         yield words[0] + b"".join(bytes([sign]) + word for sign, word in zip(signs, words[1:], strict=True))
 
 
-_OF_PROXIES: Final = frozenset(
-    spelling for name in (*_FORWARDED, b"forwarded", b"x-real-ip") for spelling in _spellings(name)
-)
+_OF_PROXIES: Final = frozenset(spelling for name in _FORWARDED | _BELIEVED for spelling in _spellings(name))
 _REQUEST_ID: Final = frozenset(_spellings(b"x-request-id"))
 _LOOKED_AT: Final = _HOP_BY_HOP | _OF_PROXIES | {b"host"}
 # An IPv4 address with its port, or an IPv6 address in brackets with or without one (RFC 7239 6).

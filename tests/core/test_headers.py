@@ -99,6 +99,8 @@ def test_what_a_stranger_says_of_itself_is_replaced() -> None:
         (b"X-FORWARDED-HOST", b"evil"),
         (b"Forwarded", b"for=6.6.6.6"),
         (b"X-Real-IP", b"6.6.6.6"),
+        (b"X-Forwarded-Port", b"1"),
+        (b"x_forwarded-PORT", b"1"),
     ]
 
     assert to_homeserver(lies, STRANGER) == [
@@ -124,10 +126,26 @@ def test_where_a_trusted_proxy_says_nothing_it_is_the_client() -> None:
     ]
 
 
-def test_connection_can_not_take_away_what_a_proxy_says() -> None:
-    fields = [(b"Host", b"h"), (b"X-Forwarded-For", b"192.0.2.9"), (b"Connection", b"X-Forwarded-For")]
+@pytest.mark.parametrize("name", [b"X-Forwarded-For", b"X-Forwarded-Port"])
+def test_connection_can_not_take_away_what_a_proxy_says(name: bytes) -> None:
+    fields = [(b"Host", b"h"), (b"X-Forwarded-Proto", b"https"), (name, b"443"), (b"Connection", name)]
 
-    assert to_homeserver(fields, PROXY) == fields[:2]
+    assert to_homeserver(fields, PROXY) == fields[:3]
+
+
+def test_a_port_alone_says_nothing_of_the_client() -> None:
+    fields = [(b"Host", b"h"), (b"X-Forwarded-Port", b"443")]
+
+    assert to_homeserver(fields, PROXY)[:3] == [*fields, (b"X-Forwarded-For", b"127.0.0.1")]
+
+
+def test_what_only_looks_like_a_word_of_a_proxy_passes() -> None:
+    fields = [
+        (name, b"x")
+        for name in (b"X-Forwarded", b"X-Forwarded-Server", b"X-Forwarded-Prefix", b"X-Scheme", b"X-Original-Host")
+    ]
+
+    assert to_homeserver(fields, STRANGER)[: len(fields)] == fields
 
 
 @pytest.mark.parametrize("host", ["example.org", "example.org:8448", "[2001:db8::1]:80", "1.2.3.4", "a_b", ""])
