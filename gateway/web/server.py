@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from gateway.core.addresses import is_trusted, plain
 from gateway.core.headers import Hop, is_host
 from gateway.core.routing import REFUSED_METHODS, Route, route
+from gateway.core.target import origin_form
 from gateway.errors import Refusal, Refused
 from gateway.http1 import ClientProtocol, Request, Written
 from gateway.logs import Logger
@@ -169,7 +170,7 @@ class Gateway:
         if request.version not in _VERSIONS:
             raise Refused(Refusal.BAD_REQUEST, "Only HTTP/1.0 and HTTP/1.1 are spoken here")
         _check_framing(request)
-        target = origin_form(request)
+        target = origin_form(request.method, request.raw_path, request.headers.get("Host", ""))
         hop = self._hop(request.client.peer)
         match route(request.method, target):
             case Route.LOGIN:
@@ -203,24 +204,6 @@ def _check_framing(request: Request) -> None:
         raise Refused(Refusal.BAD_REQUEST, "The request has a length that no body has")
     if not is_host(headers.get("Host", "")):
         raise Refused(Refusal.BAD_REQUEST, "The request has a Host that is none")
-
-
-def origin_form(request: Request) -> str:
-    """Return the request target in origin-form; one in absolute-form must name the request's own `Host`.
-
-    RFC 9112 3.2.2; a target that the homeserver and we could read differently is refused.
-    """
-    target = request.raw_path
-    if target.startswith("/") or (target == "*" and request.method == "OPTIONS"):
-        return target
-    scheme, separator, rest = target.partition("://")
-    authority = rest.partition("/")[0].partition("?")[0]
-    if not separator or scheme.lower() not in {"http", "https"}:
-        raise Refused(Refusal.BAD_REQUEST, "The request target is not a path")
-    if authority.lower() != request.headers.get("Host", "").lower():
-        raise Refused(Refusal.BAD_REQUEST, "The request target names another host")
-    path = rest.removeprefix(authority)
-    return path if path.startswith("/") else f"/{path}"
 
 
 class Server(web.Server):

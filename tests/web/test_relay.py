@@ -66,7 +66,8 @@ async def test_an_asterisk_is_the_target_of_options(tmp_path: Path) -> None:
     script = Script(OK)
     async with before(tmp_path, script) as (gateway, _):
         await exchange(gateway.port, get(b"*", method=b"OPTIONS"))
-    assert lines_of(script.requests[0])[0] == b"OPTIONS * HTTP/1.1"
+        await exchange(gateway.port, get(b"http://example.org", method=b"OPTIONS"))
+    assert [lines_of(request)[0] for request in script.requests] == [b"OPTIONS * HTTP/1.1"] * 2
 
 
 @pytest.mark.parametrize(
