@@ -406,13 +406,13 @@ class ClientProtocol(_FlowControl, web.RequestHandler):
         """
         idle = self._waiter is not None and not self._messages
         complete = self._messages or self._body.is_eof()
-        if idle or not complete or self.transport is None or self.peer.secure:
+        if idle or not complete or self.transport is None or self.ssl_context is not None:
             return False  # nothing was asked, or only half of it; and over TLS no loop keeps the other half open
         self._loop.call_later(_HALF_CLOSED, self._end_half_closed)
         return True
 
     def _stopped(self) -> bool:
-        if self.peer.secure and self.transport is not None:
+        if self.ssl_context is not None and self.transport is not None:
             self.transport.abort()  # over TLS, who sends no more has gone; and what would say so is not read
         return self.eof_received()
 

@@ -16,13 +16,15 @@ _GONE: Final = select.POLLHUP | select.POLLERR
 
 
 class Peer(NamedTuple):
-    """Whose a connection is: `address` is "" on a unix socket, `secure` that it came by TLS of our own.
+    """Whose a connection is: `address` is "" on a unix socket.
 
-    `relayed`: of somebody whom a proxy brought and can't name; the address is then the proxy's.
+    `secure`: whether the client spoke TLS, with us or with a proxy before us, None where that proxy does not tell; of
+    the transport it says nothing. `relayed`: of somebody whom a proxy brought and can't name; the address is then the
+    proxy's.
     """
 
     address: str = ""
-    secure: bool = False
+    secure: bool | None = False
     relayed: bool = False
 
 

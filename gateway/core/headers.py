@@ -54,11 +54,14 @@ _MAX_KNOWN: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What the gateway saw of a connection: the peer's address, "" on a unix socket; `secure` by TLS of our own."""
+    """What the gateway knows of a connection: the peer's address, "" on a unix socket.
+
+    `secure`: whether the client spoke TLS, None where nobody told.
+    """
 
     peer: str
     trusted: bool
-    secure: bool = False
+    secure: bool | None = False
 
 
 def end_to_end(fields: Sequence[Field]) -> list[Field]:
@@ -100,7 +103,8 @@ def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Fiel
     if not told:
         if hop.peer:
             kept.append((b"X-Forwarded-For", hop.peer.encode()))
-        kept.append((b"X-Forwarded-Proto", b"https" if hop.secure else b"http"))
+        if hop.secure is not None:  # a wrong http would have a homeserver redirect to itself
+            kept.append((b"X-Forwarded-Proto", b"https" if hop.secure else b"http"))
         if host is not None:
             kept.append((b"X-Forwarded-Host", host[1]))
     if via:

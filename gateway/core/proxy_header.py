@@ -1,7 +1,7 @@
 """The PROXY protocol, versions 1 and 2: what a proxy says of a connection before the first octet of its client.
 
 https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2, which the numbers below are of. The client's
-address is all that is taken.
+address is taken, and whether the client spoke TLS with the proxy.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,10 @@ _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _FIXED: Final = 16  # 2.2: signature, version and command, family and protocol, length
 # 2.2: UNSPEC, then TCP, UDP, unix stream and unix datagram; the octets that addresses take.
 _FAMILIES: Final = {0x00: 0, 0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216}
+_TLV: Final = 3  # 2.2: type and length, before the value
+_TLS: Final = 0x20  # 2.2.6, PP2_TYPE_SSL: bits of the client, the result of a verification, more TLVs
+_TLS_FIXED: Final = 5
+_CLIENT_TLS: Final = 1  # PP2_CLIENT_SSL
 
 
 class NoProxyHeader(ValueError):
@@ -27,10 +31,12 @@ class ProxyHeader:
     """A header of `size` octets.
 
     `source` is the client's address: "" where the proxy does not tell one, None where it speaks for itself (LOCAL).
+    `secure`: whether the client spoke TLS with the proxy, None where the header does not say.
     """
 
     size: int
     source: str | None
+    secure: bool | None = None
 
 
 def read_proxy_header(octets: bytes) -> ProxyHeader | None:
@@ -95,8 +101,31 @@ def _version_2(octets: bytes) -> ProxyHeader | None:
         raise NoProxyHeader(f"its PROXY protocol header has {length} octets of family {octets[13]:#04x}")
     if len(octets) < size:
         return None
-    if octets[13] == 0x11:
-        return ProxyHeader(size, str(IPv4Address(octets[16:20])))
-    if octets[13] == 0x21:
-        return ProxyHeader(size, plain(str(IPv6Address(octets[16:32]))))
-    return ProxyHeader(size, "")  # what is not understood counts as UNSPEC; behind it may be TLVs
+    behind = _FIXED + needed
+    # UNSPEC may have addresses of another kind and of any size, so that TLVs can't be found there.
+    secure = _spoke_tls(octets[behind:size]) if needed else None
+    return ProxyHeader(size, _source(octets[13], octets[_FIXED:behind]), secure)
+
+
+def _source(family: int, addresses: bytes) -> str:
+    if family == 0x11:
+        return str(IPv4Address(addresses[:4]))
+    if family == 0x21:
+        return plain(str(IPv6Address(addresses[:16])))
+    return ""  # what is not understood counts as UNSPEC
+
+
+def _spoke_tls(tlvs: bytes) -> bool | None:
+    """Say whether the client spoke TLS, None where no TLV says it; those that are not understood are skipped."""
+    secure, start = None, 0
+    while start < len(tlvs):
+        value = start + _TLV
+        end = value + int.from_bytes(tlvs[start + 1 : value], "big")
+        if end > len(tlvs):
+            raise NoProxyHeader("a TLV of its PROXY protocol header ends behind the header")
+        if tlvs[start] == _TLS:
+            if secure is not None or end - value < _TLS_FIXED:
+                raise NoProxyHeader("its PROXY protocol header does not say clearly whether TLS was spoken")
+            secure = bool(tlvs[value] & _CLIENT_TLS)
+        start = end
+    return secure

@@ -11,7 +11,8 @@ Place: TypeAlias = tuple[str, int, str]
 class Listen:
     """Where to listen: a host and port, or a unix socket; and what comes before HTTP there.
 
-    `proxied`: the header of the PROXY protocol, with which each connection begins. `tls`: TLS, behind that header.
+    `proxied`: the header of the PROXY protocol, with which each connection begins. `edge_tls`: who is brought by a
+    header that does not tell spoke TLS with the edge. `tls`: TLS, behind that header.
     """
 
     host: str = ""
@@ -19,9 +20,11 @@ class Listen:
     unix_path: str = ""
     tls: bool = False
     proxied: bool = False
+    edge_tls: bool = False
 
     def __str__(self) -> str:
-        return f"{'proxy:' * self.proxied}{'tls:' * self.tls}{self._address}"
+        header = ("proxy+https:" if self.edge_tls else "proxy:") if self.proxied else ""
+        return f"{header}{'tls:' * self.tls}{self._address}"
 
     @property
     def _address(self) -> str:
@@ -41,20 +44,26 @@ class Listen:
 
 
 def parse_listen(text: str) -> Listen:
-    """Read `host:port`, `[::1]:port` or `unix:/path`, behind `proxy:`, `tls:` or both; raises ValueError."""
-    match = re.fullmatch(r"(proxy:)?(tls:)?(.*)", text, re.DOTALL)
-    proxied, tls, address = (bool(match[1]), bool(match[2]), match[3]) if match else (False, False, text)
+    """Read `host:port`, `[::1]:port` or `unix:/path`, behind what is spoken there; raises ValueError.
+
+    That is `proxy:` or `proxy+https:`, `tls:`, or both `proxy:` and `tls:`.
+    """
+    header, _, behind = text.partition(":") if text.startswith(("proxy:", "proxy+https:")) else ("", "", text)
+    proxied, edge_tls = bool(header), header == "proxy+https"
+    tls, address = behind.startswith("tls:"), behind.removeprefix("tls:")
+    if edge_tls and tls:
+        raise ValueError("proxy+https: says that the edge ended TLS; where the gateway speaks it, write proxy:tls:")
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError("a unix socket needs an absolute path, as in unix:/run/gateway.sock")
         if tls:
             raise ValueError("a unix socket is for this machine, and takes no tls:")
-        return Listen(unix_path=path, proxied=proxied)
+        return Listen(unix_path=path, proxied=proxied, edge_tls=edge_tls)
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+)):(\d{1,5})", address)
     if match is None:
-        order = "; proxy: comes first, then tls:" if address.startswith(("tls:", "proxy:")) else ""
+        order = "; proxy: comes first, then tls:" if address.startswith(("tls:", "proxy:", "proxy+")) else ""
         raise ValueError(f"write HOST:PORT, [::1]:PORT or unix:/PATH{order}")
     if int(match[3]) > 65535:  # RFC 9293 3.1
         raise ValueError(f"there is no port {match[3]}; use 1 to 65535, or 0 for any free one")
-    return Listen(host=match[1] or match[2], port=int(match[3]), tls=tls, proxied=proxied)
+    return Listen(host=match[1] or match[2], port=int(match[3]), tls=tls, proxied=proxied, edge_tls=edge_tls)

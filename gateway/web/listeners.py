@@ -50,7 +50,9 @@ class Listener:
             own = opened.dup()  # whoever takes connections closes it
             own.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
             if self.listen.proxied and isinstance(server, Server):
-                self._taking.append(ProxiedSocket(own, server, self._marked(server), tls))
+                self._taking.append(
+                    ProxiedSocket(own, server, self._marked(server), tls, edge_tls=self.listen.edge_tls)
+                )
             else:
                 self._taking.append(await _serve(self._marked(server), own, tls))
 

@@ -27,7 +27,10 @@ _AT_ONCE: Final = 64
 
 
 class ProxiedSocket:
-    """Takes the connections of a listening socket, which it owns; `connection` makes our side of each."""
+    """Takes the connections of a listening socket, which it owns; `connection` makes our side of each.
+
+    `edge_tls`: a client of whom the header does not tell spoke TLS with the proxy.
+    """
 
     def __init__(
         self,
@@ -35,11 +38,14 @@ class ProxiedSocket:
         server: Server,
         connection: Callable[[], web.RequestHandler],
         tls: TlsOptions,
+        *,
+        edge_tls: bool = False,
     ) -> None:
         self._socket = listening
         self._server = server
         self._connection = connection
         self._tls = tls
+        self._untold = True if edge_tls else None
         self._tasks = Background(server.log)
         self._begun: set[socket.socket] = set()
         self._loop = asyncio.get_running_loop()
@@ -106,10 +112,12 @@ class ProxiedSocket:
                 raise ConnectionResetError  # it came to see whether somebody is there
 
     async def _hand_over(self, connection: socket.socket, header: ProxyHeader) -> None:
+        secure = self._untold if header.secure is None else header.secure
+
         def made() -> web.RequestHandler:
             client = self._connection()
-            if header.source is not None and isinstance(client, ClientProtocol):
-                client.peer = Peer(header.source, relayed=not header.source)
+            if isinstance(client, ClientProtocol):
+                client.peer = Peer(header.source or "", secure, relayed=header.source == "")
             return client
 
         try:

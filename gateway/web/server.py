@@ -267,7 +267,8 @@ class Server(web.Server):
         client = cast("ClientProtocol", handler)
         seen = client.peername
         address = client.peer.address or (plain(seen[0]) if isinstance(seen, tuple) else "")
-        client.peer = Peer(address, client.ssl_context is not None, client.peer.relayed)
+        secure = True if client.ssl_context is not None else client.peer.secure
+        client.peer = Peer(address, secure, client.peer.relayed)
         if address:
             self._open[address] += 1
             if 0 < self._most < self._open[address]:

@@ -206,8 +206,22 @@ def test_whatever_a_proxy_writes_is_an_address_or_none(values: list[bytes]) -> N
     assert not address or str(ip_address(address)) == address
 
 
-def test_a_client_that_came_by_tls_of_our_own_is_said_to() -> None:
-    assert (b"X-Forwarded-Proto", b"https") in to_homeserver([], Hop("192.0.2.1", trusted=False, secure=True))
+@pytest.mark.parametrize(("secure", "values"), [(True, [b"https"]), (False, [b"http"]), (None, [])])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_whether_the_client_spoke_tls_is_told_where_it_is_known(
+    *, trusted: bool, secure: bool | None, values: list[bytes]
+) -> None:
+    sent = to_homeserver([(b"Host", b"h")], Hop("192.0.2.1", trusted, secure))
+
+    assert [value for name, value in sent if name == b"X-Forwarded-Proto"] == values
+    assert (b"X-Forwarded-For", b"192.0.2.1") in sent
+    assert (b"X-Forwarded-Host", b"h") in sent
+
+
+def test_the_scheme_that_a_stranger_claims_goes_even_where_the_right_one_is_not_known() -> None:
+    claimed: list[Field] = [(b"X-Forwarded-Proto", b"https"), (b"x_forwarded_proto", b"https")]
+
+    assert to_homeserver(claimed, Hop("", trusted=False, secure=None)) == []
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20)), max_size=8))

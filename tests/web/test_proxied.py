@@ -42,10 +42,15 @@ async def proxied(
             yield gateway
 
 
+def told(request: bytes, what: bytes) -> bytes:
+    """What the homeserver was told of the client, in a field of X-Forwarded."""
+    values = [line for line in request.split(b"\r\n") if line.lower().startswith(b"x-forwarded-%b:" % what)]
+    return b"".join(values).partition(b": ")[2]
+
+
 def forwarded(request: bytes) -> bytes:
     """What the homeserver was told of the client's address."""
-    values = [line for line in request.split(b"\r\n") if line.lower().startswith(b"x-forwarded-for:")]
-    return b"".join(values).partition(b": ")[2]
+    return told(request, b"for")
 
 
 async def ask(client: RawClient, octets: bytes) -> None:
@@ -69,7 +74,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_announced_client_is_the_peer(case: str, tmp_path: Path, run: Callable[[Main], None]) -> None:
     """In one write, in pieces, and with what comes later on the connection."""
-    header, told = CASES[case]
+    header, address = CASES[case]
     script = Script(OK)
 
     async def main() -> None:
@@ -89,7 +94,55 @@ def test_the_announced_client_is_the_peer(case: str, tmp_path: Path, run: Callab
                 await ask(client, header[45:] + GET)
 
     run(main())
-    assert [forwarded(request) for request in script.requests] == [told] * 4
+    assert [forwarded(request) for request in script.requests] == [address] * 4
+
+
+TLS = b"\x20\x00\x05\x01\x00\x00\x00\x01"
+PLAIN = b"\x20\x00\x05\x00\x00\x00\x00\x01"
+SCHEMES = {
+    "1": (LINE, None, b"https"),
+    "1, unknown": (b"PROXY UNKNOWN\r\n", None, b"https"),
+    "2": (version_2("203.0.113.7"), None, b"https"),
+    "2, TLS": (version_2("203.0.113.7", TLS), b"https", b"https"),
+    "2, no TLS": (version_2("203.0.113.7", PLAIN), b"http", b"http"),
+    "2, local": (LOCAL, None, b"https"),
+    "2, unix, TLS": (SIGNATURE + b"\x21\x31" + struct.pack("!H", 224) + bytes(216) + TLS, b"https", b"https"),
+}
+
+
+@pytest.mark.parametrize("case", SCHEMES)
+async def test_whether_the_client_spoke_tls_is_known_by_the_header_or_by_the_address(
+    case: str, tmp_path: Path
+) -> None:
+    """On a unix socket too; and what a client says itself goes in any case."""
+    header, by_header, by_address = SCHEMES[case]
+    script = Script(OK)
+    paths = [str(tmp_path / "one.sock"), str(tmp_path / "two.sock")]
+    listen = ["proxy+https:127.0.0.1:0", f"proxy+https:unix:{paths[0]}", f"proxy:unix:{paths[1]}"]
+    async with RawServer(script).running() as upstream:
+        async with running_gateway(
+            tmp_path, upstream.url, server={"listen": listen, "drain_timeout": 0.2}
+        ) as gateway:
+            assert gateway.running.addresses == [f"proxy+https:127.0.0.1:{gateway.port}", *listen[1:]]
+            places: list[int | str] = [gateway.port, *paths]
+            for place in places:
+                async with connected(place) as client:
+                    await ask(client, header + GET.replace(b"-For: 6.6.6.6", b"-Port: 1"))
+    assert [told(request, b"proto") for request in script.requests] == [by_address, by_address, by_header or b""]
+
+
+async def test_who_spoke_tls_with_the_edge_may_end_its_half_of_the_connection(tmp_path: Path) -> None:
+    """Between edge and gateway it is TCP, which keeps the other half open."""
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(0.1)
+            writer.write(OK)
+
+    async with proxied(tmp_path, slow, "proxy+https:127.0.0.1:0") as gateway, connected(gateway.port) as client:
+        await client.send(version_2("203.0.113.7", TLS) + GET)
+        client.writer.write_eof()
+        assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
 
 
 @on_each_loop
@@ -98,7 +151,8 @@ def test_without_a_header_nobody_is_served(tmp_path: Path, run: Callable[[Main],
 
     async def main() -> None:
         async with proxied(tmp_path, script, head_timeout=0.3) as gateway:
-            for octets in (GET, b"PROXY NONSENSE\r\n" + GET, LINE[:20], b"", LINE.replace(b"\r", b"") + GET):
+            torn = version_2("203.0.113.7", TLS[:-1])
+            for octets in (GET, b"PROXY NONSENSE\r\n" + GET, LINE[:20], b"", LINE.replace(b"\r", b"") + GET, torn):
                 async with connected(gateway.port) as client:
                     await client.send(octets)
                     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
@@ -110,7 +164,8 @@ def test_without_a_header_nobody_is_served(tmp_path: Path, run: Callable[[Main],
                 await ask(client, LINE + GET)
         assert "does not begin with a PROXY protocol header" in gateway.log
         assert "took too long" in gateway.log
-        assert gateway.log.count("connection_refused") == 5
+        assert "a TLV of its PROXY protocol header ends behind the header" in gateway.log
+        assert gateway.log.count("connection_refused") == 6
         assert "203.0.113" not in gateway.log
 
     run(main())

@@ -386,6 +386,9 @@ async def test_several_gateways_share_an_address_where_that_is_configured(
         ("proxy:h:1", Listen("h", 1, proxied=True)),
         ("proxy:tls:h:1", Listen("h", 1, tls=True, proxied=True)),
         ("proxy:unix:/run/g.sock", Listen(unix_path="/run/g.sock", proxied=True)),
+        ("proxy+https:127.0.0.1:8011", Listen("127.0.0.1", 8011, proxied=True, edge_tls=True)),
+        ("proxy+https:[::1]:0", Listen("::1", 0, proxied=True, edge_tls=True)),
+        ("proxy+https:unix:/run/x.sock", Listen(unix_path="/run/x.sock", proxied=True, edge_tls=True)),
     ],
 )
 def test_an_address_is_read_and_written_alike(text: str, listen: Listen) -> None:
@@ -402,6 +405,19 @@ MODES = [
     "TLS:h:1",
     "tls:unix:/run/g.sock",
     "proxy:tls:unix:/g",
+    "proxy+https:",
+    "proxy+https:8010",
+    "proxy+https:unix:g.sock",
+    "proxy+https:tls:h:1",
+    "proxy+https:tls:unix:/g",
+    "proxy+https:proxy:h:1",
+    "proxy:proxy+https:h:1",
+    "proxy:proxy:h:1",
+    "tls:proxy+https:h:1",
+    "proxy+http:h:1",
+    "proxy+tls:h:1",
+    "PROXY+HTTPS:h:1",
+    "https:h:1",
 ]
 
 
@@ -409,7 +425,7 @@ MODES = [
     "text", ["", "8010", ":8010", "a:65536", "a:b", "::1:80", "unix:g.sock", "a b:1", "a:1\n", *MODES]
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"HOST:PORT|absolute path|no port|no tls:"):
+    with pytest.raises(ValueError, match=r"HOST:PORT|absolute path|no port|no tls:|write proxy:tls:"):
         parse_listen(text)
 
 
@@ -425,6 +441,8 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         {"listen": ["proxy:127.0.0.1:1"], "admin_listen": "127.0.0.1:1"},
         {"admin_listen": "tls:127.0.0.1:1"},
         {"admin_listen": "proxy:127.0.0.1:1"},
+        {"admin_listen": "proxy+https:127.0.0.1:1"},
+        {"listen": ["proxy:127.0.0.1:1", "proxy+https:127.0.0.1:1"]},
         {"trusted_proxies": ["x"]},
         {"max_header_fields": 10**20},
         {"via": "a b"},
