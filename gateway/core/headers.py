@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final, TypeAlias
 
-from gateway.core.addresses import Network, is_trusted, parse_address
+from gateway.core.addresses import Network, parse_address
 
 Field: TypeAlias = tuple[bytes, bytes]
 
@@ -48,6 +48,8 @@ _LOOKED_AT: Final = _HOP_BY_HOP | _OF_PROXIES | {b"host"}
 _WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?)$")
 # RFC 9112 3.2, RFC 3986 3.2.2 and 3.2.3: a name or an address, and a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+# Entries of X-Forwarded-For that are read: more than there are proxies in any row, and each takes some microseconds.
+_MAX_PROXIES: Final = 32
 # The longest Host that is kept in memory: a client can send any, and names have 253 octets at most (RFC 1035 2.3.4).
 _MAX_KNOWN: Final = 256
 
@@ -148,11 +150,11 @@ def client_address(fields: Sequence[Field], hop: Hop, trusted: Sequence[Network]
     """Return the address of the client itself, "" where nobody who is believed tells it.
 
     It is the first one of `X-Forwarded-For` from the right that is no trusted proxy: each proxy adds the one it saw,
-    and what stands left of a stranger is the stranger's word. Where all are trusted, it is the leftmost.
+    and what stands left of a stranger is the stranger's word. Where all are trusted, it is the leftmost that is read.
     """
     if not hop.trusted:
         return hop.peer
-    client = ""
+    client, proxies = "", 0
     for name, value in reversed(fields):
         if name.lower() != b"x-forwarded-for":
             continue
@@ -164,6 +166,7 @@ def client_address(fields: Sequence[Field], hop: Hop, trusted: Sequence[Network]
             if address is None:
                 return ""  # "unknown", "unix:": a proxy does not say for whom it asks
             client = str(address)
-            if not is_trusted(client, trusted):
+            proxies += 1
+            if proxies == _MAX_PROXIES or not any(address in network for network in trusted):
                 return client
     return client

@@ -199,6 +199,16 @@ def test_the_client_is_the_first_from_the_right_that_is_no_trusted_proxy(
     assert client_address([(b"X-Forwarded-For", value) for value in values], hop, TRUSTED) == address
 
 
+def test_no_more_of_a_list_is_read_than_there_are_proxies_in_a_row() -> None:
+    """Reading an address takes longer than anything else, and a head has place for thousands."""
+    proxies = [b"10.0.%d.%d" % (number // 256, number % 256) for number in range(5000)]
+    fields = [(b"X-Forwarded-For", b",".join([b"192.0.2.9", *proxies[:count]])) for count in (31, 32, 5000)]
+
+    found = [client_address([field], PROXY, TRUSTED) for field in fields]
+
+    assert found == ["192.0.2.9", "10.0.0.0", "10.0.19.104"]
+
+
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_whatever_a_proxy_writes_is_an_address_or_none(values: list[bytes]) -> None:
     address = client_address([(b"x-forwarded-for", value) for value in values], PROXY, TRUSTED)
