@@ -1,23 +1,22 @@
-"""What the edge tests run: nginx, HAProxy or Caddy with a snippet, real servers behind it, a client before it.
+"""What the edge tests run: real servers behind a program of `edge_programs`, and a client before it.
 
-Rule: a snippet is run as it is, TLS included; only ports and certificate paths are put in place.
-The client writes its requests as octets on a socket: no library touches the request target.
+Rule: the client writes its requests as octets on a socket, so that no library touches the request target.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import gzip
 import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import socket
 import ssl
 import sysconfig
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +28,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 NAME = "matrix.example.org"
+FROM_WHEELS = dict.fromkeys(("caddy", "envoy", "traefik"), "pip install --group test")
+PACKAGES = {"apache2": "apache2-bin", "caddy of Debian": "caddy"}
+TOO_LARGE = "/_matrix/media/v3/upload?too-large"  # refused before its body is read
+PACKED = "/_matrix/client/v3/packed"  # answered with gzip to who can read it
+ETAG = '"kept"'
 MEDIA = random.Random(1).randbytes(3 * 1024 * 1024)
 
 
@@ -58,18 +62,32 @@ class Upstream:
         self.port = 0
         self.reached = asyncio.Event()
         self.abandoned = asyncio.Event()
+        self.released = asyncio.Event()
+
+    def forget(self) -> None:
+        """Be as one that has been asked nothing."""
+        for event in (self.reached, self.abandoned, self.released):
+            event.clear()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path == TOO_LARGE:
+            self.reached.set()
+            refused = web.json_response({"errcode": "M_TOO_LARGE", "error": "too large"}, status=413)
+            refused.force_close()
+            return refused
         digest = hashlib.sha256()
         async for chunk in request.content.iter_any():
             self.reached.set()
             digest.update(chunk)
         if request.raw_path.startswith("/_matrix/media/v3/download/"):
-            return web.Response(body=MEDIA)
+            status = 304 if request.headers.get("If-None-Match") == ETAG else 200
+            return web.Response(status=status, headers={"ETag": ETAG}, body=MEDIA if status == 200 else None)
+        if request.raw_path == PACKED and "gzip" in request.headers.get("Accept-Encoding", ""):
+            return web.Response(body=gzip.compress(MEDIA[:1000]), headers={"Content-Encoding": "gzip"})
         if request.raw_path == "/_matrix/client/v3/sync?hang":
             self.reached.set()
             try:
-                await asyncio.sleep(60)
+                await asyncio.wait_for(self.released.wait(), 60)
             except asyncio.CancelledError:
                 self.abandoned.set()
                 raise
@@ -114,25 +132,27 @@ class Connection:
         self.writer.write("\r\n".join([*head, "", ""]).encode("latin-1"))
         await self.writer.drain()
 
-    async def finish(self, body: bytes = b"") -> Answer:
+    async def finish(self, body: bytes = b"", *, head_only: bool = False) -> Answer:
         self.writer.write(body)
         await self.writer.drain()
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status_line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines]
         fields = [(name.lower(), value) for name, value in pairs]
-        length = int(dict(fields)["content-length"])
-        return Answer(int(status_line.split(" ")[1]), fields, await self.reader.readexactly(length))
+        status = int(status_line.split(" ")[1])
+        length = 0 if head_only or status == 304 else int(dict(fields)["content-length"])
+        return Answer(status, fields, await self.reader.readexactly(length))
 
     async def ask(self, method: str, target: str, *lines: str, body: bytes = b"") -> Answer:
         await self.start(method, target, *lines, length=len(body))
-        return await self.finish(body)
+        return await self.finish(body, head_only=method == "HEAD")
 
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """A running nginx, HAProxy or Caddy with one of the snippets."""
+    """A running program with one of the snippets."""
 
+    program: str
     snippet: str
     port: int
     certificate: Path
@@ -149,10 +169,22 @@ class Edge:
         """How many gateways it knows; in the tests of one request at a time, one server stands for all."""
         return 2 if "-several" in self.snippet else 1
 
+    async def ready(self) -> None:
+        """Wait until it passes requests on; Traefik listens before it has read where to."""
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    if (await self.ask("GET", "/_matrix/client/versions")).status == 200:
+                        return
+                await asyncio.sleep(0.05)
+
     @contextlib.asynccontextmanager
-    async def connected(self) -> AsyncIterator[Connection]:
+    async def connected(self, address: str = "127.0.0.1") -> AsyncIterator[Connection]:
+        """Connect from this address."""
         context = ssl.create_default_context(cafile=self.certificate)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=NAME)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=context, server_hostname=NAME, local_addr=(address, 0)
+        )
         try:
             yield Connection(reader, writer)
         finally:
@@ -167,12 +199,14 @@ class Edge:
 
 
 def program(name: str) -> str:
-    """The path of a program, from the system or from a wheel; missing is a skip here and a failure where CI=true."""
-    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", sysconfig.get_path("scripts")]
-    found = shutil.which(name, path=os.pathsep.join(folders))
+    """The path of a program, from a wheel or from the system; missing is a skip here and a failure where CI=true."""
+    wheels = sysconfig.get_path("scripts")
+    system = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != wheels]
+    folders = [wheels] if name in FROM_WHEELS else [*system, "/usr/sbin", "/usr/local/sbin"]
+    found = shutil.which(name.partition(" ")[0], path=os.pathsep.join(folders))
     if found is None:
-        where = "pip install --group test" if name == "caddy" else f"Debian: apt-get install {name}"
-        skip_or_fail(f"{name} is not installed ({where})")
+        debian = f"Debian: apt-get install {PACKAGES.get(name, name)}"
+        skip_or_fail(f"{name} is not installed ({FROM_WHEELS.get(name, debian)})")
     return found
 
 
@@ -212,57 +246,6 @@ def write_certificate(path: Path) -> None:
             serialization.NoEncryption(),
         )
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Behind:
-    """The ports of what is behind the edge: gateways, as many as it knows, with their health, and the homeserver."""
-
-    gateways: Sequence[int]
-    health: Sequence[int]
-    homeserver: int
-
-
-def put_in_place(snippet: str, port: int, certificate: Path, behind: Behind) -> str:
-    """The snippet with our ports and certificate; nothing else changes."""
-    here = f"127.0.0.1:{port}"
-    snippet = snippet.replace("    listen [::]:443 ssl http2;\n", "")
-    snippet = snippet.replace("listen 443 ", f"listen {here} ").replace("bind :::443 v4v6 ", f"bind {here} ")
-    site = f"https://{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls {certificate} {certificate}\n"  # of Caddy
-    snippet = snippet.replace(f"\n{NAME} {{\n", f"\n{site}")
-    assert here in snippet or site in snippet
-    assert not re.search(r"\b443\b", snippet)
-    snippet = re.sub(r"/etc/\S+\.pem", str(certificate), snippet)
-    addresses = ("10.0.0.6", "10.0.0.7") if "10.0.0.6" in snippet else ("127.0.0.1",)
-    for address, gateway, health in zip(addresses, behind.gateways, behind.health, strict=True):
-        snippet = snippet.replace(f"{address}:8010 check port 9010", f"{address}:8010 check port {health}")
-        snippet = snippet.replace(f"{address}:8010", f"127.0.0.1:{gateway}")
-    return snippet.replace("127.0.0.1:8008", f"127.0.0.1:{behind.homeserver}")
-
-
-def command_line(kind: str, folder: Path, snippet: str) -> list[str]:
-    """How to run the snippet in the foreground, writing only below `folder`."""
-    (folder / "snippet.conf").write_text(snippet)
-    if kind == "caddy":
-        options = ("admin off", "persist_config off", "auto_https disable_redirects", "servers {\nprotocols h1 h2\n}")
-        lines = ["{", *options, "}", f"import {folder}/snippet.conf", ""]
-        (folder / "Caddyfile").write_text("\n".join(lines))
-        home = [f"{name}={folder}" for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")]
-        arguments = ["run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
-        return [program("env"), *home, program("caddy"), *arguments]
-    if kind == "haproxy":
-        (folder / "global.conf").write_text("global\n    log stderr format raw daemon\n")
-        # -dW: a warning is an error.
-        files = ["-f", str(folder / "global.conf"), "-f", str(folder / "snippet.conf")]
-        return [program("haproxy"), "-dW", "-db", *files]
-    temporary = "".join(
-        f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{temporary}include {folder}/snippet.conf;\n}}\n"
-    )
-    return [program("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
 async def answers(port: int) -> bool:

@@ -19,15 +19,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.benchmarks.processes import ask
-from tests.config.running_edge import (
-    Behind,
-    command_line,
-    free_port,
-    process,
-    program,
-    put_in_place,
-    write_certificate,
-)
+from tests.config.edge_programs import SNIPPETS as EDGE
+from tests.config.edge_programs import Behind, command_line, put_in_place
+from tests.config.running_edge import free_port, process, program, write_certificate
 from tests.faults.clients import Crowd, Tally
 from tests.faults.first_logins import look
 from tests.faults.nodes import VERSIONS, Homeserver, Node, made_node, running_homeserver
@@ -37,7 +31,6 @@ from tests.raw_http import RawServer, never_accepting, read_message
 from tests.running_gateway import LOGIN, Tables, mint
 from tests.waiting import until
 
-EDGE = Path(__file__).parents[2] / "config" / "edge"
 SNIPPETS = sorted(EDGE.glob("*-several.*"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 SYNC = "/_matrix/client/v3/sync?timeout=200"
@@ -185,7 +178,7 @@ async def edge(snippet: str, folder: Path, certificate: Path, behind: Behind) ->
     """Run the edge and give its URL."""
     port = free_port()
     text = put_in_place((EDGE / snippet).read_text(), port, certificate, behind)
-    command = command_line(snippet.partition("-")[0], folder, text)
+    command = command_line(snippet.partition("-")[0], folder, text, port)
     async with process(command, port, folder / "edge.log"):
         yield f"https://127.0.0.1:{port}"
 
