@@ -15,7 +15,7 @@ from gateway.attempts import Attempts
 from gateway.config import Configuration, Settings
 from gateway.errors import ConfigurationError, Refused, Unusable
 from gateway.fetched_keys import exchange
-from gateway.http1 import idle_since
+from gateway.http.parser import check_parsers
 from gateway.logs import Level, Logger, get_logger, take_library_logs
 from gateway.metrics import Live, Metrics
 from gateway.parts import Lasting, Parts, build
@@ -29,7 +29,7 @@ from gateway.tasks import Background
 from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.web.admin import Health
 from gateway.web.entrances import Entrances, Prepared
-from gateway.web.server import Server
+from gateway.web.listeners import PublicServer
 
 # What a reload can't change, as (table, key); a key of "" is the whole table.
 AT_START: Final = (
@@ -101,7 +101,8 @@ class Running:
     def __init__(self, lasting: Lasting, parts: Parts, handed: HandedOver) -> None:
         self._lasting = lasting
         self._parts = parts
-        self._server = Server(parts.gateway)
+        self._server = PublicServer(parts.router)
+        parts.pool.free_files = self._server.close_idle
         self._loop = asyncio.get_running_loop()
         self.health = Health(lasting.database, parts.homeserver, lasting.metrics, self._key_sets)
         self.entrances = Entrances(self._server, self.health, lasting.background, handed)
@@ -135,7 +136,8 @@ class Running:
         parts = build(configuration, self._lasting, before)
         await exchange(before.fetched, parts.fetched)
         self._parts = parts
-        self._server.use(parts.gateway)
+        self._server.exchange_router(parts.router)
+        parts.pool.free_files = self._server.close_idle
         self.health.homeserver = parts.homeserver
         await self.entrances.use(prepared)
         if parts.pool is not before.pool:
@@ -178,14 +180,12 @@ class Running:
 
     def live(self) -> Live:
         """Return what the metrics say of this moment."""
-        connections = self._server.connections
         busy, idle = self._parts.pool.connections
-        at_work = sum(idle_since(connection) is None for connection in connections)
         now = self._lasting.now()
         fetched = {issuer: status.fetched_at for issuer, status in self._parts.key_sets}
         ages = {issuer: now - at for issuer, at in fetched.items() if at is not None}
         tasks = len(asyncio.all_tasks(self._loop))
-        return Live(at_work, len(connections), busy, idle, ages, tasks)
+        return Live(self._server.at_work, len(self._server.connections), busy, idle, ages, tasks)
 
     def _key_sets(self) -> str:
         found = list(self._parts.key_sets)
@@ -210,6 +210,7 @@ async def running(
     access: AccessLog | None = None,
 ) -> AsyncIterator[Running]:
     """Run the gateway while the context is open; `now` gives seconds since the epoch."""
+    check_parsers()
     settings, metrics = configuration.settings, Metrics()
     async with AsyncExitStack() as stack:
         if access is not None:

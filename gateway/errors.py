@@ -45,6 +45,7 @@ class Refusal(enum.Enum):
     METHOD_NOT_ALLOWED = enum.auto()
     REQUEST_TIMEOUT = enum.auto()
     HEAD_TOO_LARGE = enum.auto()
+    UPLOAD_REFUSED = enum.auto()
     # One of the gateway's own, whose log has the traceback; nothing that a client sends may lead to it.
     FAULT = enum.auto()
 
@@ -104,6 +105,7 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.METHOD_NOT_ALLOWED: Answer(405, "M_UNRECOGNIZED", "Method not allowed"),
     Refusal.REQUEST_TIMEOUT: Answer(408, "M_UNKNOWN", "The request took too long to arrive"),
     Refusal.HEAD_TOO_LARGE: Answer(431, "M_TOO_LARGE", "The request line or a header field is too large"),
+    Refusal.UPLOAD_REFUSED: Answer(413, "M_TOO_LARGE", "The homeserver refused to take more of this upload"),
     Refusal.FAULT: Answer(500, "M_UNKNOWN", "Internal server error"),
 }
 

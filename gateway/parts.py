@@ -28,10 +28,11 @@ from gateway.upstream.images import Images
 from gateway.upstream.pool import Pool
 from gateway.web.login import Login
 from gateway.web.logout import Logout
-from gateway.web.observed import AccessLines
-from gateway.web.relay import Relay
+from gateway.web.observed import AccessLines, Observers
+from gateway.web.relay import Relayer
 from gateway.web.request_ids import RequestIds
-from gateway.web.server import Gateway
+from gateway.web.router import Router
+from gateway.web.routes import routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Parts:
     session_method: ConfiguredMethod
     provision: Provision
     fetched: Mapping[KeySource, FetchedKeys]
-    gateway: Gateway
+    router: Router
 
     @property
     def refuses_existing_accounts(self) -> bool:
@@ -110,8 +111,8 @@ def build(configuration: Configuration, lasting: Lasting, before: Parts | None) 
         log=log,
         metrics=lasting.metrics,
     )
-    gateway = _gateway(configuration, sign_in, pool, method, lasting)
-    return Parts(configuration, pool, homeserver, limits, images, method, provision, fetched, gateway)
+    router = _router(configuration, sign_in, pool, method, lasting)
+    return Parts(configuration, pool, homeserver, limits, images, method, provision, fetched, router)
 
 
 def _changed(configuration: Configuration, before: Configuration) -> set[str]:
@@ -142,16 +143,14 @@ def _issuer(configured: ConfiguredIssuer, fetched: Mapping[KeySource, FetchedKey
     return Issuer(keys, configured.settings, configured.mapping, configured.account_rules)
 
 
-def _gateway(
+def _router(
     configuration: Configuration, sign_in: SignIn, pool: Pool, method: ConfiguredMethod, lasting: Lasting
-) -> Gateway:
-    settings, log, request_ids = configuration.settings, lasting.log, RequestIds()
+) -> Router:
+    settings, log = configuration.settings, lasting.log
     forward = settings.server.forward_request_id
-    relay = Relay(pool, settings.server.via, request_ids if forward else None)
     jwt = settings.jwt
     login = Login(
         sign_in=sign_in,
-        relay=relay,
         background=lasting.background,
         log=log,
         login_types=jwt.login_types if jwt.enable else [],
@@ -159,10 +158,14 @@ def _gateway(
         trusted_proxies=settings.server.trusted_proxies,
         max_login_body=settings.server.max_login_body,
         body_timeout=settings.server.head_timeout,
-        request_ids=request_ids,
         forward_request_id=forward,
     )
-    access = AccessLines(lasting.access, request_ids, settings.server.trusted_proxies) if lasting.access else None
+    access = AccessLines(lasting.access, settings.server.trusted_proxies) if lasting.access else None
     traffic = lasting.metrics.traffic if settings.server.admin_listen or lasting.admin_handed else None
-    logout = Logout(method.kept, relay, log) if method.kept else None
-    return Gateway(settings.server, login, relay, log, request_ids, traffic, access, logout)
+    return Router(
+        settings.server,
+        Relayer(pool, lasting.background, settings.server.via, forward_request_id=forward),
+        routes(login, Logout(method.kept, log) if method.kept else None),
+        observers=Observers(log, RequestIds(), traffic, access),
+        background=lasting.background,
+    )

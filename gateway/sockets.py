@@ -4,14 +4,21 @@ The rule of this file: it asks the system about the socket below a transport, an
 """
 
 import asyncio
+import fcntl
 import os
 import select
+import socket
 import ssl
+import struct
+import sys
+import termios
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 # Seconds between two looks: a hanging /sync must not stay at the homeserver for long.
 _BETWEEN_LOOKS: Final = 0.5
+# socket(7): SO_LINGER on, for no time.
+_RESET: Final = struct.pack("ii", 1, 0)
 _GONE: Final = select.POLLHUP | select.POLLERR
 
 
@@ -59,6 +66,13 @@ class EndWatch:
             self.start()
 
 
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection by RST, so that its end can't be taken for the end of what was sent on it."""
+    if (connection := transport.get_extra_info("socket")) is not None and not transport.is_closing():
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
+
+
 def unread(transport: asyncio.Transport | None, limit: int) -> bytes:
     """Return what came before the connection broke and the loop, which failed to send, did not look at."""
     if transport is None or transport.get_extra_info("ssl_object") is not None:
@@ -68,6 +82,20 @@ def unread(transport: asyncio.Transport | None, limit: int) -> bytes:
         return b"" if connection is None else os.read(connection.fileno(), limit)
     except OSError:
         return b""
+
+
+def untaken(transport: asyncio.Transport) -> int:
+    """Return how many octets were sent and not taken by the peer's system, here or in ours.
+
+    What the transport still has says little: the system takes more of it only when a third of its megabytes is free.
+    """
+    waiting = transport.get_write_buffer_size()
+    if (connection := transport.get_extra_info("socket")) is None:
+        return waiting
+    try:
+        return waiting + int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return waiting
 
 
 def has_unread(transport: asyncio.Transport | None) -> bool:

@@ -13,7 +13,7 @@ class Background:
     """The running tasks. A bare task may be collected while it runs, and its failure is lost."""
 
     def __init__(self, log: Logger) -> None:
-        self._log = log
+        self.log = log
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
@@ -47,4 +47,4 @@ class Background:
 
     def _report(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("background_task_failed", task=task.get_name(), error=repr(error))
+            self.log.error("background_task_failed", task=task.get_name(), error=repr(error))

@@ -18,7 +18,7 @@ from gateway.storage.database import DatabaseSettings
 from gateway.upstream.sessions import SessionSettings
 from gateway.web.certificate import Certificate, UnfitCertificate, make_certificate
 from gateway.web.listen import parse_listen
-from gateway.web.server import ServerSettings
+from gateway.web.settings import ServerSettings
 
 ALLOW_UNSIGNED: Final = "MATRIX_LOGIN_GATEWAY_ALLOW_UNSIGNED"
 NO_KEYS: Final = KeySet((), frozenset())

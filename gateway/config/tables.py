@@ -18,7 +18,7 @@ from gateway.settings import OneOrMore, Table
 from gateway.storage.database import DatabaseSettings
 from gateway.upstream.homeserver import HomeserverSettings
 from gateway.upstream.sessions import SessionSettings
-from gateway.web.server import ServerSettings
+from gateway.web.settings import ServerSettings
 
 
 class IdentitySettings(IdentityRules):

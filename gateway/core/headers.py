@@ -5,8 +5,8 @@ Fields are raw (name, value) octets in their order and case. RFC 9110 7.6.1 says
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Final, TypeAlias
 
@@ -29,9 +29,8 @@ _HOP_BY_HOP: Final = frozenset(
 _FORWARDED: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
 # What else a homeserver could take for the word of its proxy.
 _BELIEVED: Final = frozenset((b"x-forwarded-port", b"forwarded", b"x-real-ip"))
-# What needs no second look at the fields when `Connection` names it: a client must not take these away from the
-# homeserver, or they have gone anyhow.
-_NEVER_NAMED: Final = _HOP_BY_HOP | _FORWARDED | _BELIEVED | {b"host", b"content-length"}
+# A client that names one of these in Connection must not take it away from the homeserver.
+_NEVER_NAMED: Final = _FORWARDED | _BELIEVED | {b"host", b"content-length"}
 
 
 def _spellings(name: bytes) -> Iterator[bytes]:
@@ -41,9 +40,12 @@ def _spellings(name: bytes) -> Iterator[bytes]:
         yield words[0] + b"".join(bytes([sign]) + word for sign, word in zip(signs, words[1:], strict=True))
 
 
-_OF_PROXIES: Final = frozenset(spelling for name in _FORWARDED | _BELIEVED for spelling in _spellings(name))
-_REQUEST_ID: Final = frozenset(_spellings(b"x-request-id"))
-_LOOKED_AT: Final = _HOP_BY_HOP | _OF_PROXIES | {b"host"}
+_OF_PROXIES: Final = frozenset(spelling for name in (*_FORWARDED, *_BELIEVED) for spelling in _spellings(name))
+REQUEST_ID: Final = frozenset(_spellings(b"x-request-id"))
+_LOOKED_AT: Final = _HOP_BY_HOP | _OF_PROXIES | {b"host", b"content-length"}
+_SPACE: Final = 0x20
+# RFC 9110 7.6.1: what `Connection` says by far most often, and names no other field.
+_NAMES_NOTHING: Final = frozenset((b"keep-alive", b"close"))
 # An IPv4 address with its port, or an IPv6 address in brackets with or without one (RFC 7239 6).
 _WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?)$")
 # RFC 9112 3.2, RFC 3986 3.2.2 and 3.2.3: a name or an address, and a port.
@@ -58,74 +60,83 @@ _MAX_KNOWN: Final = 256
 class Hop:
     """What the gateway knows of a connection: the peer's address, "" on a unix socket.
 
-    `secure`: whether the client spoke TLS, None where nobody told.
+    `secure`: whether the client spoke TLS, None where nobody told. `told` are the fields that tell the homeserver.
     """
 
     peer: str
     trusted: bool
     secure: bool | None = False
+    told: tuple[Field, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        told = [(b"X-Forwarded-For", self.peer.encode())] if self.peer else []
+        if self.secure is not None:  # a wrong http would have a homeserver redirect to itself
+            told.append((b"X-Forwarded-Proto", b"https" if self.secure else b"http"))
+        object.__setattr__(self, "told", tuple(told))
 
 
-def end_to_end(fields: Sequence[Field]) -> list[Field]:
-    """Return the fields without those that belong to one hop and those that `Connection` names."""
-    kept: list[Field] = []
-    options: list[bytes] = []
-    for field in fields:  # a loop over each name once is faster than anything that collects the names first
-        name = field[0].lower()
-        if name not in _HOP_BY_HOP:
-            kept.append(field)
-        elif name == b"connection":
-            options.append(field[1])
-    return _without_named(kept, options) if options else kept
+class BadFieldName(ValueError):
+    """A field name that others could read as another one (RFC 9112 5.1)."""
 
 
-def to_homeserver(fields: Sequence[Field], hop: Hop, via: str = "") -> list[Field]:
-    """Return the fields of a request as the homeserver gets them.
+class Fields:
+    """The fields of a message: `raw` in order and case, `kept` without those that belong to one hop.
+
+    `special` holds the values of those that a proxy has to look at, by their lower-case names. Raises `BadFieldName`.
+    """
+
+    __slots__ = ("kept", "raw", "special")
+
+    def __init__(self, raw: Sequence[Field]) -> None:
+        self.raw = raw
+        self.kept: list[Field] = []
+        self.special: dict[bytes, list[bytes]] = {}
+        kept = self.kept
+        for each in raw:  # once for all that is asked of names: this loop is a fifth of what a request costs
+            name = each[0].lower()
+            if name not in _LOOKED_AT:
+                if name[-1] == _SPACE:
+                    raise BadFieldName("a field name with a space")
+                kept.append(each)
+                continue
+            self.special.setdefault(name, []).append(each[1])
+            if name not in _HOP_BY_HOP:
+                kept.append(each)
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Return all values of a field, by its lower-case name, in their order."""
+        return [value for each, value in self.raw if each.lower() == name]
+
+
+def end_to_end(fields: Fields, without: Collection[bytes] = ()) -> Sequence[Field]:
+    """Return the fields without those that belong to one hop, that `Connection` names, or `without` others."""
+    options = fields.special.get(b"connection")
+    if options is not None and (len(options) > 1 or options[0].lower() not in _NAMES_NOTHING):
+        named = {option.strip() for value in options for option in value.lower().split(b",")}
+        without = (named - _NEVER_NAMED).union(without)
+    return _without(fields.kept, without) if without else fields.kept
+
+
+def to_homeserver(fields: Fields, hop: Hop, without: Collection[bytes] = ()) -> Sequence[Field]:
+    """Return the fields of a request as the homeserver gets them, `without` others by their lower-case names.
 
     What a trusted proxy says of the client passes as it is. From anybody else, or where it says nothing, it is what
     the gateway saw: Synapse believes the leftmost address of a list.
     """
-    kept: list[Field] = []
-    options: list[bytes] = []
-    host, told = None, False
-    for field in fields:
-        name = field[0].lower()
-        if name not in _LOOKED_AT:
-            kept.append(field)
-        elif name == b"connection":
-            options.append(field[1])
-        elif name == b"host":
-            kept.append(field)
-            host = host or field
-        elif hop.trusted and name not in _HOP_BY_HOP:
-            kept.append(field)
-            told = told or name in _FORWARDED
-    if options:
-        kept = _without_named(kept, options)
-    if not told:
-        if hop.peer:
-            kept.append((b"X-Forwarded-For", hop.peer.encode()))
-        if hop.secure is not None:  # a wrong http would have a homeserver redirect to itself
-            kept.append((b"X-Forwarded-Proto", b"https" if hop.secure else b"http"))
-        if host is not None:
-            kept.append((b"X-Forwarded-Host", host[1]))
-    if via:
-        kept.append((b"Via", b"1.1 " + via.encode()))
-    return kept
+    special = fields.special
+    kept = end_to_end(fields, without)
+    if hop.trusted:
+        if not _FORWARDED.isdisjoint(special):
+            return kept
+    elif not _OF_PROXIES.isdisjoint(special):
+        kept = _without(kept, _OF_PROXIES)
+    if b"host" in special:
+        return (*kept, *hop.told, (b"X-Forwarded-Host", special[b"host"][0]))
+    return (*kept, *hop.told)
 
 
-def with_request_id(fields: Sequence[Field], request_id: str) -> list[Field]:
-    """Return the fields with this id as the only one of the request."""
-    kept = [field for field in fields if field[0].lower() not in _REQUEST_ID]
-    kept.append((b"X-Request-Id", request_id.encode()))
-    return kept
-
-
-def _without_named(fields: list[Field], options: Sequence[bytes]) -> list[Field]:
-    """Return the fields without those that the values of `Connection` name, in time linear in both."""
-    named = {option.strip() for value in options for option in value.lower().split(b",")}
-    named -= _NEVER_NAMED
-    return [field for field in fields if field[0].lower() not in named] if named else fields
+def _without(fields: Sequence[Field], names: Collection[bytes]) -> Sequence[Field]:
+    return [field for field in fields if field[0].lower() not in names]
 
 
 def is_host(value: str) -> bool:
@@ -138,12 +149,9 @@ def _known_host(value: str) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
-def head_octets(start_line: bytes, fields: Sequence[Field]) -> bytes:
+def head_octets(start_line: bytes, fields: Iterable[Field]) -> bytes:
     """Return a message's head with the empty line (RFC 9112 2.1); the parts must not hold line breaks."""
-    lines = [start_line]
-    lines += [b": ".join(field) for field in fields]
-    lines += (b"", b"")
-    return b"\r\n".join(lines)
+    return b"\r\n".join((start_line, *map(b": ".join, fields), b"", b""))
 
 
 def client_address(fields: Sequence[Field], hop: Hop, trusted: Sequence[Network]) -> str:

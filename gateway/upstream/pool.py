@@ -5,9 +5,10 @@ connection and gives it back.
 """
 
 import asyncio
+import errno
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,12 +17,18 @@ from pydantic import Field, field_validator
 
 from gateway.core import headers
 from gateway.errors import Refusal, Refused
+from gateway.http.body import BodyBroken
+from gateway.http.client_connection import ClientConnection, ConnectionClosed
+from gateway.http.messages import Response
+from gateway.http.parser import ResponseHeads
 from gateway.settings import Table
-from gateway.upstream.wire import Broken, Connection
 
 # What a homeserver may take for one of our own calls, in seconds; Synapse makes a client that hit a limit wait 0.5 s.
 _CALL_TIMEOUT: Final = 30
 _MAX_ANSWER: Final = 1024 * 1024
+# No more files to open, in this process or at all; and seconds until the loop has closed some that were given up.
+_OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE))
+_FREED: Final = 0.01
 # Homeservers close idle connections after 60 s (Twisted) or later; what is kept for less is hardly ever stale.
 _MAX_IDLE: Final = 30
 
@@ -109,32 +116,39 @@ class Pool:
         self.address = parse_address(settings.url)
         self._connect_timeout = settings.connect_timeout
         self._tls = ssl.create_default_context() if self.address.tls else None
-        # Since when each is idle, by the loop's clock, in that order.
-        self._idle: dict[Connection, float] = {}
-        self._open: set[Connection] = set()
+        # The one that was given back last is taken first; the first `_unused` were not taken for a while.
+        self._idle: list[ClientConnection] = []
+        self._unused = 0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._open: set[ClientConnection] = set()
         self._closed = False
+        # Gives up what can be spared, and says whether there was anything.
+        self.free_files: Callable[[], int] = int
+        self._heads = ResponseHeads()
 
-    def take(self) -> Connection | None:
+    def take(self) -> ClientConnection | None:
         """Give a kept connection for one exchange, if there is one; it must come back by `give_back`."""
-        while self._idle:
-            connection, since = self._idle.popitem()
-            # Not get_running_loop(), which asks the system for the process id: 5 us where system calls are slow.
-            if connection.usable and connection.loop.time() - since < _MAX_IDLE:
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            self._unused = min(self._unused, len(idle))
+            if connection.usable:
                 return connection
             connection.abort()
         return None
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> ClientConnection:
         """Open a connection for one exchange; it must come back by `give_back`."""
-        loop = asyncio.get_running_loop()
-        address = self.address
-        connection = Connection(loop, self._lost)
+        connection = ClientConnection(asyncio.get_running_loop(), self._heads, self._lost)
         try:
             async with asyncio.timeout(self._connect_timeout):
-                if address.unix_path:
-                    await loop.create_unix_connection(lambda: connection, address.unix_path)
-                else:
-                    await loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
+                try:
+                    await self._dial(connection)
+                except OSError as error:
+                    if error.errno not in _OUT_OF_FILES or not self.free_files():
+                        raise
+                    await asyncio.sleep(_FREED)
+                    await self._dial(connection)
         except TimeoutError as error:
             raise NotConnected(
                 Refusal.HOMESERVER_TOO_SLOW,
@@ -147,9 +161,16 @@ class Pool:
         except asyncio.CancelledError:
             connection.abort()  # it may have come about at the same moment
             raise
-        if connection.transport is not None:  # it may be lost already
+        if connection.error is None:  # it may be lost already
             self._open.add(connection)
         return connection
+
+    async def _dial(self, connection: ClientConnection) -> None:
+        address = self.address
+        if address.unix_path:
+            await connection.loop.create_unix_connection(lambda: connection, address.unix_path)
+        else:
+            await connection.loop.create_connection(lambda: connection, address.host, address.port, ssl=self._tls)
 
     @property
     def host(self) -> headers.Field:
@@ -161,17 +182,23 @@ class Pool:
         """How many connections are open and busy, and how many are idle."""
         return len(self._open) - len(self._idle), len(self._idle)
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: ClientConnection) -> None:
         """Keep a connection whose exchange came to its `finish`, and end any other."""
-        now = connection.loop.time()
         if connection.usable and not self._closed:
-            self._idle[connection] = now
+            self._idle.append(connection)
+            if self._sweep is None:
+                self._sweep = connection.loop.call_later(_MAX_IDLE / 2, self._close_unused)
         else:
             connection.abort()
-        # Those that have waited longest; after a burst most are never taken again.
-        while len(self._idle) > 1 and now - next(iter(self._idle.values())) > _MAX_IDLE:
-            self._idle.pop(oldest := next(iter(self._idle)))
-            oldest.abort()
+
+    def _close_unused(self) -> None:
+        """End the connections that nobody took since this was called last: those at the bottom of the pile."""
+        unused, self._idle = self._idle[: self._unused], self._idle[self._unused :]
+        for connection in unused:
+            connection.abort()
+        self._unused = len(self._idle)
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(_MAX_IDLE / 2, self._close_unused) if self._idle else None
 
     async def call(
         self, method: str, target: str, fields: Sequence[headers.Field], body: bytes = b"", *, repeat: bool = True
@@ -181,17 +208,18 @@ class Pool:
         It is made again on a new connection when a kept one turns out to be closed, unless `repeat` says that making
         it twice does harm.
         """
-        octets = request_head(method, target.encode(), [*fields, (b"Content-Length", b"%d" % len(body))]) + body
+        length = (b"Content-Length", b"%d" % len(body))
+        octets = headers.head_octets(f"{method} {target} HTTP/1.1".encode(), [*fields, length]) + body
         try:
             async with asyncio.timeout(self._call_timeout):
                 connection = self.take() or await self.connect()
                 try:
                     return await self._exchange(connection, method, octets)
-                except Broken:
+                except ConnectionClosed:
                     if not (connection.stale and repeat):
                         raise
                 return await self._exchange(await self.connect(), method, octets)
-        except Broken as error:
+        except ConnectionClosed as error:
             raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason=f"{self._name} broke off: {error}") from error
         except TimeoutError as error:
             raise Refused(
@@ -201,32 +229,57 @@ class Pool:
     async def close(self) -> None:
         """End the idle connections, and each other one when its exchange ends."""
         self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
         while self._idle:
-            connection, _ = self._idle.popitem()
-            connection.abort()
+            self._idle.pop().abort()
 
-    async def _exchange(self, connection: Connection, method: str, octets: bytes) -> Reply:
+    async def _exchange(self, connection: ClientConnection, method: str, octets: bytes) -> Reply:
+        call = _Call(connection.loop)
         try:
-            connection.begin(method, octets)
-            message, stream = await connection.message()
-            while message.code < 200:  # RFC 9110 15.2, interim answers
-                message, stream = await connection.message()
+            connection.begin(call, method, octets)
+            response = await call.response
             body = bytearray()
-            while chunk := await stream.readany():
+            while chunk := await response.body.read():
                 body += chunk
                 if len(body) > _MAX_ANSWER:
-                    raise Broken(f"an answer of more than {_MAX_ANSWER} bytes")
-            if not message.should_close:
-                connection.finish()
-            return Reply(message.code, headers.end_to_end(message.raw_headers), bytes(body))
+                    raise ConnectionClosed(f"an answer of more than {_MAX_ANSWER} bytes")
+            connection.finish()
+            return Reply(response.status, [*headers.end_to_end(response)], bytes(body))
+        except BodyBroken as error:
+            raise ConnectionClosed(str(error)) from error
         finally:
             self.give_back(connection)
 
-    def _lost(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
+    def _lost(self, connection: ClientConnection) -> None:
         self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._unused = min(self._unused, len(self._idle))
 
 
-def request_head(method: str, target: bytes, fields: Sequence[headers.Field]) -> bytes:
-    """Return the octets of a request's head (RFC 9112 3); the parts must not hold line breaks."""
-    return headers.head_octets(b"%b %b HTTP/1.1" % (method.encode("ascii"), target), fields)
+class _Call:
+    """A call of the gateway's own, as its connection tells of it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.response: asyncio.Future[Response] = loop.create_future()
+
+    def interim(self, response: Response) -> None:
+        """Wait on: it says nothing yet."""
+
+    def answered(self, response: Response) -> None:
+        """Hand the final answer to whoever waits."""
+        if not self.response.done():
+            self.response.set_result(response)
+
+    def lost(self, error: ConnectionClosed) -> None:
+        """Tell whoever waits that no answer comes."""
+        self.fail(error)
+
+    def fail(self, fault: Exception) -> None:
+        """Tell whoever waits of a failure."""
+        if not self.response.done():
+            self.response.set_exception(fault)
+
+    def writable(self) -> None:
+        """Write nothing more: all was written at once."""

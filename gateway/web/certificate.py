@@ -8,11 +8,13 @@ import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeAlias, TypedDict
+from typing import Final, TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from gateway.http.acceptor import TlsOptions
 
 # Of TLS 1.2; all suites of TLS 1.3 are such. Level 2 is what Debian builds in: RSA of 2048 bits, no SHA-1.
 _SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
@@ -24,14 +26,6 @@ _GOODBYE: Final = 2.0
 
 # The path of a file in PEM form, and its text.
 PemFile: TypeAlias = tuple[Path, str]
-
-
-class TlsOptions(TypedDict, total=False):
-    """What asyncio is told of TLS, by the names of its arguments; nothing where none is spoken."""
-
-    ssl: ssl.SSLContext
-    ssl_handshake_timeout: float
-    ssl_shutdown_timeout: float
 
 
 class UnfitCertificate(ValueError):

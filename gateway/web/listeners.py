@@ -1,6 +1,7 @@
 """The open listeners of a server: what a reload changes of them, and an end that lets the requests at work finish."""
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -10,24 +11,45 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.core.addresses import is_trusted
+from gateway.core.proxy_header import NoProxyHeader, ProxyHeader
 from gateway.errors import Unusable
-from gateway.http1 import ClientProtocol, idle_since
-from gateway.sockets import has_unread
+from gateway.http.acceptor import Acceptor, TlsOptions, connect
+from gateway.http.server import Server
+from gateway.http.server_connection import ServerConnection
+from gateway.sockets import Peer
 from gateway.tasks import Background
-from gateway.web.certificate import Certificate, Shown, TlsOptions
+from gateway.web.certificate import Certificate, Shown
 from gateway.web.listen import Listen, Place
-from gateway.web.proxied import ProxiedSocket
-from gateway.web.server import Server
+from gateway.web.proxied import take_header
+from gateway.web.router import Router
 
 # Connections that wait to be taken: many clients come back at once after a restart.
 _BACKLOG: Final = 4096
-# Seconds that aiohttp waits, twice, for requests whose time is over; it takes 0 for "for ever".
-_LAST_MOMENT: Final = 0.1
-# Seconds for the answers to requests whose time is over.
-_LAST_WORDS: Final = 0.5
-# Seconds that a connection must have been idle to be closed when we stop: on one that is in use the next request may
-# be on its way already, and many clients may not send it again. nginx calls it keepalive_min_timeout.
-_REST: Final = 2.0
+# Seconds for answers about health at the end; aiohttp waits so long, twice.
+_HEALTH: Final = 0.5
+
+
+class PublicServer(Server):
+    """The server of the public listeners; it knows the settings, and where it is said what becomes of connections."""
+
+    def __init__(self, router: Router) -> None:
+        super().__init__(router, router.settings.connection_limits)
+        self.router = router
+
+    def exchange_router(self, router: Router) -> None:
+        """Have another router answer from the next request on, with its settings for new connections."""
+        self.router = router
+        self.use(router, router.settings.connection_limits)
+
+
+class AdminServer(web.Server):
+    """aiohttp's server, for health and metrics."""
+
+    async def drain(self, _seconds: float, _among: object = None) -> None:
+        """End the connections, once answers that are on their way were sent."""
+        self.pre_shutdown()
+        await self.shutdown(_HEALTH)
 
 
 class Listener:
@@ -36,31 +58,30 @@ class Listener:
     def __init__(self, listen: Listen, sockets: Sequence[socket.socket]) -> None:
         self.listen = listen
         self.sockets = sockets
-        self._taking: list[asyncio.Server | ProxiedSocket] = []
+        self._taking: list[asyncio.Server | Acceptor] = []
 
     @property
     def addresses(self) -> list[str]:
         """What it listens on, with the ports that the system chose."""
         return [_bound(self.listen, each) for each in self.sockets]
 
-    async def start(self, server: web.Server, shown: Shown | None) -> None:
+    async def start(self, server: PublicServer | AdminServer, shown: Shown | None, background: Background) -> None:
         """Take connections for `server`."""
-        tls = shown.options if self.listen.tls and shown is not None else {}
+        tls: TlsOptions = shown.options if self.listen.tls and shown is not None else {}
         for opened in self.sockets:
             own = opened.dup()  # whoever takes connections closes it
             own.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
-            if self.listen.proxied and isinstance(server, Server):
-                self._taking.append(
-                    ProxiedSocket(own, server, self._marked(server), tls, edge_tls=self.listen.edge_tls)
-                )
+            if isinstance(server, PublicServer):
+                prepare = functools.partial(self._prepare, server)
+                self._taking.append(Acceptor(own, server, prepare, tls, background))
             else:
-                self._taking.append(await _serve(self._marked(server), own, tls))
+                self._taking.append(await _serve(server, own))
 
     async def stop(self) -> None:
         """Take no more connections; the sockets stay open."""
         while self._taking:
             taking = self._taking.pop()
-            if isinstance(taking, ProxiedSocket):
+            if isinstance(taking, Acceptor):
                 await taking.close()
             else:
                 taking.close()
@@ -70,27 +91,43 @@ class Listener:
         for each in self.sockets:
             each.close()
 
-    async def end(self, server: web.Server) -> None:
+    async def end(self, server: PublicServer | AdminServer) -> None:
         """Give the address up for good, and take those who wait at it: their requests may have been sent already.
 
         Over TLS none can have been.
         """
-        plain = not (self.listen.tls or self.listen.proxied)
-        waiting = [one for each in self.sockets for one in _queue(each)] if plain else []
+        waiting = [one for each in self.sockets for one in _queue(each)]
         self.close()
-        loop = asyncio.get_running_loop()
-        for connection in waiting:
-            try:
-                await loop.connect_accepted_socket(self._marked(server), connection)
-            except OSError:  # it went away
-                connection.close()
+        for accepted in waiting:
+            if self.listen.tls or self.listen.proxied or not isinstance(server, PublicServer):
+                accepted.close()
+            else:
+                await connect(accepted, self._making(server, None), {})
 
-    def _marked(self, server: web.Server) -> Callable[[], web.RequestHandler]:
-        def made() -> web.RequestHandler:
-            client = server()
-            if isinstance(client, ClientProtocol):
-                client.listener = self
-            return client
+    async def _prepare(
+        self, server: PublicServer, accepted: socket.socket, peer: str
+    ) -> Callable[[], ServerConnection] | None:
+        if not self.listen.proxied:
+            return self._making(server, None)
+        settings, log = server.router.settings, server.router.log
+        trusts = functools.partial(is_trusted, trusted=settings.trusted_proxies)
+        try:
+            async with asyncio.timeout(settings.head_timeout):
+                return self._making(server, await take_header(accepted, peer, trusts=trusts))
+        except (NoProxyHeader, TimeoutError) as error:
+            reason = str(error) or "its PROXY protocol header took too long"
+            log.info("connection_refused", peer=peer, reason=reason)
+            return None
+
+    def _making(self, server: PublicServer, header: ProxyHeader | None) -> Callable[[], ServerConnection]:
+        def made() -> ServerConnection:
+            connection = server()
+            connection.listener = self
+            if header is not None:
+                # The header's word on TLS comes first; where it has none, that of `listen`.
+                secure = (True if self.listen.edge_tls else None) if header.secure is None else header.secure
+                connection.peer = Peer(header.source or "", secure, relayed=header.source == "")
+            return connection
 
         return made
 
@@ -98,7 +135,9 @@ class Listener:
 class Listeners:
     """Where one server listens; a reload changes it without a connection of the others ending."""
 
-    def __init__(self, server: web.Server, background: Background, *, reuse_port: bool = False) -> None:
+    def __init__(
+        self, server: PublicServer | AdminServer, background: Background, *, reuse_port: bool = False
+    ) -> None:
         self._server = server
         self._background = background
         self._reuse_port = reuse_port
@@ -161,19 +200,14 @@ class Listeners:
             await each.stop()
         for each in self._open:
             if each not in before:
-                await each.start(self._server, self._shown)
+                await each.start(self._server, self._shown, self._background)
         _close_but(gone, self._open)
 
         if gone:
             self._background.leave(self._leave(gone, patience), "drain")
 
     async def _leave(self, gone: Sequence[Listener], patience: float) -> None:
-        def theirs() -> list[web.RequestHandler]:
-            return [each for each in self._server.connections if getattr(each, "listener", None) in gone]
-
-        await _drain(theirs, patience)
-        for each in theirs():
-            each.force_close()
+        await self._server.drain(patience, lambda connection: connection.listener in gone)
 
     async def close(self, patience: float) -> None:
         """Take nobody more; requests at work get `patience` seconds."""
@@ -187,16 +221,14 @@ class Listeners:
                 await each.end(self._server)
         self._open = []
         await asyncio.sleep(0)  # who was taken a moment ago is heard
-        await _drain(lambda: self._server.connections, patience)
-        self._server.pre_shutdown()
-        await self._server.shutdown(_LAST_MOMENT)
+        await self._server.drain(patience)
 
 
-async def _serve(connection: Callable[[], asyncio.Protocol], own: socket.socket, tls: TlsOptions) -> asyncio.Server:
+async def _serve(server: web.Server, own: socket.socket) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     if own.family == socket.AF_UNIX:
-        return await loop.create_unix_server(connection, sock=own, backlog=_BACKLOG)
-    return await loop.create_server(connection, sock=own, backlog=_BACKLOG, **tls)
+        return await loop.create_unix_server(server, sock=own, backlog=_BACKLOG)
+    return await loop.create_server(server, sock=own, backlog=_BACKLOG)
 
 
 def _queue(listening: socket.socket) -> list[socket.socket]:
@@ -255,32 +287,6 @@ def _listening(family: int, address: object, *, reuse_port: bool = False) -> soc
         made.close()
         raise
     return made
-
-
-async def _drain(connections: Callable[[], Sequence[web.RequestHandler]], patience: float) -> None:
-    """Let requests at work finish, and connections in use bring one more; what takes longer is refused at the end."""
-    now = asyncio.get_running_loop().time
-    ends = now() + patience
-    while connections() and now() < ends:
-        for connection in connections():
-            if isinstance(connection, ClientProtocol):
-                connection.leave()
-                _close_idle(connection, now() - _REST)
-            else:
-                _close_idle(connection, now())
-        await asyncio.sleep(0.02)
-    for connection in connections():
-        if isinstance(connection, ClientProtocol):
-            connection.hurry()
-    ends = now() + _LAST_WORDS
-    while any(idle_since(each) is None for each in connections()) and now() < ends:  # noqa: ASYNC110 - once
-        await asyncio.sleep(0.02)
-
-
-def _close_idle(connection: web.RequestHandler, before: float) -> None:
-    since = idle_since(connection)
-    if since is not None and since <= before and not has_unread(connection.transport):
-        connection.force_close()
 
 
 def _bound(listen: Listen, opened: socket.socket) -> str:

@@ -5,23 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
-
 from gateway.attempts import Attempt, Client
 from gateway.core.addresses import Network
 from gateway.core.flows import add_flows
-from gateway.core.headers import Field, Hop, client_address, to_homeserver, with_request_id
+from gateway.core.framing import content_length
+from gateway.core.headers import client_address, to_homeserver
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
 from gateway.errors import Refusal, Refused
-from gateway.http1 import Request, Written, content_length
+from gateway.http.messages import Request
 from gateway.logs import Logger
 from gateway.sign_in import SignIn
 from gateway.tasks import Background
 from gateway.upstream.homeserver import HomeserverAnswered
 from gateway.upstream.pool import Reply
-from gateway.web.answers import refusal, send_reply
-from gateway.web.relay import Relay, Relayed
-from gateway.web.request_ids import RequestIds
+from gateway.web.answers import refusal
+from gateway.web.exchange import Exchange
+from gateway.web.relay import Relay
 
 # What tells the homeserver who is at the other end of a login.
 _CLIENT_FIELDS: Final = frozenset(
@@ -38,7 +37,6 @@ class Login:
     """
 
     sign_in: SignIn
-    relay: Relay
     background: Background
     log: Logger
     login_types: Sequence[str]
@@ -46,40 +44,33 @@ class Login:
     trusted_proxies: Sequence[Network]
     max_login_body: int
     body_timeout: float
-    request_ids: RequestIds
     forward_request_id: bool
 
-    async def flows(self, request: Request, target: str, hop: Hop) -> Written:
+    async def flows(self, exchange: Exchange) -> Relay:
         """Relay `GET /login` and append our flows to the answer."""
+        del exchange
         # Clients show no field for a password where the homeserver takes none.
         offered = [*self.login_types, PASTED_TYPE] if self.max_password_bytes else self.login_types
 
         def rewrite(body: bytes) -> bytes | None:
             return add_flows(body, offered)
 
-        return await self.relay(
-            Relayed(request, target, hop, without={b"accept-encoding"}, rewrite=rewrite)
-            if offered
-            else Relayed(request, target, hop)
-        )
+        return Relay(without={b"accept-encoding"}, rewrite=rewrite) if offered else Relay()
 
-    async def log_in(self, request: Request, target: str, hop: Hop) -> Written:
+    async def log_in(self, exchange: Exchange) -> Reply | Relay:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""
         if not self.login_types and not self.max_password_bytes:
-            return await self.relay(Relayed(request, target, hop))
-        try:
-            body = await self._read(request)
-        except Refused as refused:
-            return self._refuse(request, hop, refused)
-        client = self._client(request, hop)
+            return Relay()
+        body = await self._read(exchange)
+        client = self._client(exchange)
         try:
             login = await self._parse(body, client)
         except Refused as refused:
             self.sign_in.attempts.refused(Attempt(client), refused)
-            return send_reply(request, refusal(refused))
+            return refusal(refused)
         if login is None:
-            return await self.relay(Relayed(request, target, hop, prefix=body, without={b"expect"}))
-        return await self._sign_in(login, request, client)
+            return Relay(prefix=body, without={b"expect"})
+        return await self._sign_in(login, client)
 
     async def _parse(self, body: bytes, client: Client) -> LoginRequest | None:
         try:
@@ -97,7 +88,7 @@ class Login:
             self.sign_in.count_malformed(client)
             raise
 
-    async def _sign_in(self, login: LoginRequest, request: Request, client: Client) -> Written:
+    async def _sign_in(self, login: LoginRequest, client: Client) -> Reply:
         # A client that goes away must not leave a login half done; the calls in it are bounded in time.
         exchange = self.background.spawn(self.sign_in(login, client), "login")
         try:
@@ -106,11 +97,11 @@ class Login:
             exchange.add_done_callback(lambda exchange: self._left(exchange, client))
             raise
         try:
-            return send_reply(request, exchange.result())
+            return exchange.result()
         except HomeserverAnswered as answered:
-            return send_reply(request, answered.reply)
+            return answered.reply
         except Refused as refused:
-            return send_reply(request, refusal(refused))
+            return refusal(refused)
 
     def _left(self, exchange: asyncio.Task[Reply], client: Client) -> None:
         """Say that a client did not wait for its login; what came of that is told where every login is."""
@@ -123,49 +114,39 @@ class Login:
         address, request_id = client.address, client.request_id
         self.log.info("client_left", outcome=outcome, reason=reason, address=address, request_id=request_id)
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, exchange: Exchange) -> bytes:
         """Return the body, and read no more of it than shows that it is too large.
 
         What can't be looked into is refused, not passed on: the homeserver could find a login in it.
         """
+        request = exchange.request
         if _is_coded(request):
             raise Refused(Refusal.UNSUPPORTED_CODING)
-        if content_length(request.headers) > self.max_login_body:
+        said = request.special.get(b"content-length")
+        if said and content_length(said[0]) > self.max_login_body:
             raise Refused(Refusal.BODY_TOO_LARGE)
-        expects = request.headers.get("Expect", "").lower() == "100-continue"
-        if expects and request.version >= (1, 1):
-            request.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.headers.get("Expect", "").lower() == "100-continue" and not request.is_http_1_0:
+            exchange.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
         try:
             async with asyncio.timeout(self.body_timeout):
-                while chunk := await request.content.readany():
-                    body += chunk
+                while octets := await request.body.read():
+                    body += octets
                     if len(body) > self.max_login_body:
                         raise Refused(Refusal.BODY_TOO_LARGE)
-        except web.RequestPayloadError as error:
-            raise Refused(Refusal.BAD_REQUEST, "The request body broke off") from error
         except TimeoutError as error:
             raise Refused(Refusal.REQUEST_TIMEOUT, reason="the body of a login took too long") from error
         return bytes(body)
 
-    def _refuse(self, request: Request, hop: Hop, refused: Refused) -> Written:
-        """Refuse a body of which not all was read."""
-        request_id = self.request_ids.of(request, hop)
-        self.log.info("request_refused", refusal=refused.kind, reason=refused.reason, request_id=request_id)
-        reply = refusal(refused)
-        if refused.refusal is Refusal.UNSUPPORTED_CODING:
-            reply.fields.append((b"Accept-Encoding", b"identity"))  # RFC 9110 15.5.16
-        return send_reply(request, reply, close=not request.content.at_eof())
-
-    def _client(self, request: Request, hop: Hop) -> Client:
-        fields: list[Field] = to_homeserver(request.raw_headers, hop)
-        address = client_address(request.raw_headers, hop, self.trusted_proxies)
-        fields = [field for field in fields if field[0].lower() in _CLIENT_FIELDS]
-        request_id = self.request_ids.of(request, hop)
+    def _client(self, exchange: Exchange) -> Client:
+        request, hop = exchange.request, exchange.hop
+        address = client_address(request.raw, hop, self.trusted_proxies)
+        fields = [each for each in to_homeserver(request, hop) if each[0].lower() in _CLIENT_FIELDS]
+        request_id = exchange.request_id
         return Client(
             address=address or hop.peer,
             limited_as=address,  # a trusted proxy that does not say for whom it asks stands for all its clients
-            fields=tuple(with_request_id(fields, request_id) if self.forward_request_id else fields),
+            fields=(*fields, (b"X-Request-Id", request_id.encode())) if self.forward_request_id else tuple(fields),
             request_id=request_id,
         )
 

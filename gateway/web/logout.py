@@ -4,14 +4,19 @@ Client-server specification, 'POST /_matrix/client/v3/logout'. The body says not
 """
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import parse_qs
 
-from gateway.core.headers import Hop
-from gateway.http1 import Request, Written
+from gateway.http.messages import Request
 from gateway.kept_sessions import KeptSessions
 from gateway.logs import Logger
-from gateway.web.answers import json_reply, send_reply
-from gateway.web.relay import Relay, Relayed
+from gateway.upstream.pool import Reply
+from gateway.web.answers import json_reply
+from gateway.web.exchange import Exchange
+from gateway.web.relay import Relay
+
+# Octets of a body that are read; clients send none, or an empty object.
+_MAX_BODY: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +24,26 @@ class Logout:
     """Ends sessions where they were made."""
 
     sessions: KeptSessions
-    relay: Relay
     log: Logger
 
-    async def __call__(self, request: Request, target: str, hop: Hop, *, everywhere: bool) -> Written:
-        """Answer a logout, of all sessions of the user when `everywhere`."""
-        token = _access_token(request, target)
+    async def end_session(self, exchange: Exchange) -> Reply | Relay:
+        """Answer a logout of one session."""
+        return await self._end(exchange, everywhere=False)
+
+    async def end_all_sessions(self, exchange: Exchange) -> Reply | Relay:
+        """Answer a logout of all sessions of the user."""
+        return await self._end(exchange, everywhere=True)
+
+    async def _end(self, exchange: Exchange, *, everywhere: bool) -> Reply | Relay:
+        token = _access_token(exchange.request, exchange.target)
         session = await self.sessions.find(token) if token else None
         if session is None:
-            return await self.relay(Relayed(request, target, hop))
+            return Relay()
+        while exchange.request.body.received <= _MAX_BODY and await exchange.request.body.read():
+            pass  # it says nothing; read, the connection can go on
         await (self.sessions.end_all if everywhere else self.sessions.end)(session)
         self.log.info("logout", localpart=session.localpart, everywhere=everywhere)
-        return send_reply(request, json_reply(200, {}))
+        return json_reply(200, {})
 
 
 def _access_token(request: Request, target: str) -> str:

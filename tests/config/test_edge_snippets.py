@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.web.server import ServerSettings
+from gateway.web.settings import ServerSettings
 from tests.config.edge_programs import SNIPPETS, runs
 from tests.config.running_edge import program
 

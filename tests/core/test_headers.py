@@ -9,11 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.headers import Field, Hop, client_address, end_to_end, is_host, to_homeserver, with_request_id
+from gateway.core import headers
+from gateway.core.headers import REQUEST_ID, Field, Fields, Hop, client_address, head_octets, is_host
 
 TRUSTED = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("::1/128")]
 STRANGER = Hop("192.0.2.1", trusted=False)
 PROXY = Hop("127.0.0.1", trusted=True)
+
+
+def end_to_end(fields: Sequence[Field]) -> list[Field]:
+    return [*headers.end_to_end(Fields(fields))]
+
+
+def to_homeserver(fields: Sequence[Field], hop: Hop) -> list[Field]:
+    return [*headers.to_homeserver(Fields(fields), hop)]
 
 
 def test_end_to_end_fields_keep_case_order_value_and_duplicates() -> None:
@@ -158,10 +167,14 @@ def test_anything_else_is_no_host(host: str) -> None:
     assert not is_host(host)
 
 
-def test_via_is_added_where_a_name_is_given() -> None:
-    assert to_homeserver([(b"Host", b"h")], PROXY, "gateway")[-1] == (b"Via", b"1.1 gateway")
-
-
+HOP_BY_HOP = {
+    b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade",
+    b"proxy-authenticate", b"proxy-authorization",
+}  # fmt: skip
+NEVER_NAMED = {
+    b"host", b"content-length", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+    b"forwarded", b"x-real-ip",
+}  # fmt: skip
 SOCKET = Hop("", trusted=True)
 
 
@@ -234,7 +247,14 @@ def test_the_scheme_that_a_stranger_claims_goes_even_where_the_right_one_is_not_
     assert to_homeserver(claimed, Hop("", trusted=False, secure=None)) == []
 
 
-@given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20)), max_size=8))
+TOKENS = st.text("abcXYZ-_!0", min_size=1, max_size=8) | st.sampled_from(["Connection", "TE", "x-forwarded-for"])
+VALUES = st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=20)
+FIELDS = st.lists(st.tuples(TOKENS, VALUES), max_size=8).map(
+    lambda fields: [(name.encode(), value.encode("latin-1").strip()) for name, value in fields]
+)
+
+
+@given(FIELDS)
 def test_filtering_twice_is_filtering_once(fields: list[Field]) -> None:
     once = end_to_end(fields)
 
@@ -242,11 +262,24 @@ def test_filtering_twice_is_filtering_once(fields: list[Field]) -> None:
     assert to_homeserver(once, STRANGER) == to_homeserver(to_homeserver(once, STRANGER), STRANGER)
 
 
-def test_an_id_is_the_only_one_of_the_request() -> None:
-    fields = [(b"X-Request-ID", b"a"), (b"Accept", b"*/*"), (b"x_request_id", b"b"), (b"X-Requested-With", b"c")]
+@given(FIELDS)
+def test_lines_that_stay_are_those_that_came(fields: list[Field]) -> None:
+    values = [value.lower() for name, value in fields if name.lower() == b"connection"]
+    options = {option.strip() for value in values for option in value.split(b",")}
+    gone = HOP_BY_HOP | (options - NEVER_NAMED)
 
-    assert with_request_id(fields, "edge-1") == [
-        (b"Accept", b"*/*"),
-        (b"X-Requested-With", b"c"),
-        (b"X-Request-Id", b"edge-1"),
-    ]
+    assert end_to_end(fields) == [field for field in fields if field[0].lower() not in gone]
+
+
+def test_others_stay_here_where_they_are_asked_to() -> None:
+    ids: list[Field] = [(b"X-Request-ID", b"a"), (b"x_request_id", b"b"), (b"X-REQUEST_ID", b"c")]
+    rest: list[Field] = [(b"ETag", b"1"), (b"X-Requested-With", b"c")]
+
+    assert [*headers.to_homeserver(Fields([*ids, *rest]), PROXY, REQUEST_ID)][:2] == rest
+    assert [*headers.end_to_end(Fields(rest), {b"etag"})] == rest[1:]
+
+
+def test_a_head_is_its_parts_in_their_order() -> None:
+    fields = [(b"b", b"1"), (b"A", b"")]
+
+    assert head_octets(b"GET /a%2f? HTTP/1.1", fields) == b"GET /a%2f? HTTP/1.1\r\nb: 1\r\nA: \r\n\r\n"

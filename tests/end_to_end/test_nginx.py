@@ -198,9 +198,10 @@ async def test_an_answer_breaks_off_with_nginx(site: Site) -> None:
         assert b"\r\nContent-Length: %d\r\n" % BIG in await client.head()
         await client.reader.readexactly(2**20)
         site.nginx.kill()
-        with pytest.raises(ConnectionResetError):
-            while await client.reader.read(2**20):
-                pass
+        left = BIG - 2**20
+        while octets := await client.reader.read(2**20):
+            left -= len(octets)
+        assert left > 0
     assert "the homeserver broke off" in site.gateway.log
     assert (await exchange(site.gateway.port, request("/file"))).startswith(b"HTTP/1.1 502 ")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.web.server import ServerSettings
+from gateway.web.settings import ServerSettings
 from tests.supervisor import program
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"

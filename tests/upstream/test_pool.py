@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import Refusal, Refused
 from gateway.upstream import pool as module
-from gateway.upstream.pool import Address, Pool, PoolSettings, Reply, parse_address, request_head
+from gateway.upstream.pool import Address, Pool, PoolSettings, Reply, parse_address
 from tests.raw_http import RawServer, Script, never_accepting, read_message
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -39,12 +39,6 @@ def test_an_address_is_read(url: str, address: Address) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_address(url)
-
-
-def test_a_head_is_its_parts_in_their_order() -> None:
-    assert (
-        request_head("GET", b"/a%2f?", [(b"b", b"1"), (b"A", b"")]) == b"GET /a%2f? HTTP/1.1\r\nb: 1\r\nA: \r\n\r\n"
-    )
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b'"x"', b"\xff", b"[" * 100_000, b'{"errcode": 7}'])

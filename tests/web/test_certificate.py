@@ -275,7 +275,7 @@ def test_a_client_that_goes_away_ends_its_request(
             await client.send(request_octets)
             await asked.wait()
             server = gateway.running._server  # noqa: SLF001 - what it has and reads is seen nowhere else
-            transport, held_back = server.connections[0].transport, 0
+            transport, held_back = next(iter(server.connections)).transport, 0
             while request_octets is UPLOAD and held_back < 10:  # it is for a moment now and then
                 assert transport is not None
                 if transport.is_reading():
@@ -301,9 +301,18 @@ def test_an_answer_that_breaks_off_is_cut_and_one_that_ends_is_said_to(authority
         await writer.drain()
         await asyncio.sleep(0.05)
 
+    async def until_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
     async def main() -> None:
         async with over_tls(authority, half) as gateway, secured(gateway.port, trusting(authority)) as client:
             await client.send(GET)
+            assert (await client.rest()).endswith(b"Content-Length: 9\r\n\r\nhalf")
+        async with over_tls(authority, until_close) as gateway, secured(gateway.port, trusting(authority)) as client:
+            await client.send(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
             with pytest.raises((ConnectionResetError, ssl.SSLError)):
                 await client.rest()
         async with over_tls(authority, Script(OK)) as gateway, secured(gateway.port, trusting(authority)) as client:

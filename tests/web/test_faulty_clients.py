@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from gateway.http.client_connection import ClientConnection
 from tests.raw_http import RawClient, RawServer, connected, read_message
 from tests.running_gateway import running_gateway
 
@@ -168,16 +169,15 @@ def test_what_a_slow_sender_sends_arrives_as_it_comes(run: Run, tmp_path: Path, 
 
         async with asyncio.timeout(SOON), RawServer(echo).running() as upstream:
             async with running_gateway(tmp_path, upstream.url) as gateway, connected(gateway.port) as client:
-                for _ in range(2):
-                    framing = FRAMING[True] if chunked else b"Content-Length: 20\r\n\r\n"
-                    await client.send(b"POST /_matrix/x HTTP/1.1\r\n" + HOST + framing)
-                    assert (await client.head()).startswith(b"HTTP/1.1 200 ")
-                    for number in range(20):
-                        octet = bytes([number])
-                        await client.send(b"1\r\n" + octet + b"\r\n" if chunked else octet)
-                        assert await client.reader.readexactly(1) == octet
-                    if chunked:
-                        await client.send(b"0\r\n\r\n")
+                framing = FRAMING[True] if chunked else b"Content-Length: 20\r\n\r\n"
+                await client.send(b"POST /_matrix/x HTTP/1.1\r\n" + HOST + framing)
+                assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+                for number in range(20):
+                    octet = bytes([number])
+                    await client.send(b"1\r\n" + octet + b"\r\n" if chunked else octet)
+                    assert await client.reader.readexactly(1) == octet
+                if chunked:
+                    await client.send(b"0\r\n\r\n")
 
     run(claim())
 
@@ -209,16 +209,13 @@ def test_a_body_that_comes_after_its_answer_is_no_part_of_the_next_request(
 
         async with asyncio.timeout(SOON), RawServer(early).running() as upstream:
             async with running_gateway(tmp_path, upstream.url) as gateway, connected(gateway.port) as client:
-                for _ in range(2):
-                    await client.send(b"POST /_matrix/x HTTP/1.1\r\n" + HOST + framing)
-                    await client.send(b"1\r\na\r\n" if chunked else b"a")
-                    assert await client.answer() == OK
-                    await client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if chunked else rest)
-                    await client.send(GET)
-                    assert await client.answer() == OK
-                while upstream.open > 1:
-                    await asyncio.sleep(0.01)
-        assert [request.partition(b" HTTP")[0] for request in requests] == [b"POST /_matrix/x", b"GET /_matrix/x"] * 2
+                await client.send(b"POST /_matrix/x HTTP/1.1\r\n" + HOST + framing)
+                await client.send(b"1\r\na\r\n" if chunked else b"a")
+                assert b"\r\nConnection: close\r\n" in await client.answer()
+                await client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if chunked else rest)
+                await client.send(GET)
+                assert await client.rest() == b""
+        assert [request.partition(b" HTTP")[0] for request in requests] == [b"POST /_matrix/x"]
 
     run(claim())
 
@@ -365,3 +362,40 @@ def test_requests_without_end_are_held_back(run: Run, tmp_path: Path) -> None:
                 client.reset()
 
     run(claim())
+
+
+@on_both_loops
+def test_a_body_that_breaks_off_before_the_homeserver_is_connected_never_reaches_it(run: Run, tmp_path: Path) -> None:
+    """What comes behind is not the rest of it, nor another request."""
+
+    async def scene() -> None:
+        heads: list[bytes] = []
+
+        async def handler(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+
+        async with RawServer(handler).running() as homeserver:
+            async with running_gateway(tmp_path, homeserver.url) as gateway:
+                pool = gateway.running.entrances._server.router._relayer.pool  # noqa: SLF001 - its time to connect
+                connect, may = pool.connect, asyncio.Event()
+
+                async def later() -> ClientConnection:
+                    await may.wait()
+                    return await connect()
+
+                pool.connect = later  # type: ignore[method-assign]
+                async with connected(gateway.port) as client:
+                    await client.send(b"POST /x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+                    await asyncio.sleep(0.05)
+                    await client.send(b"5\r\nhelloXX")
+                    await asyncio.sleep(0.05)
+                    await client.send(b"\r\n0\r\n\r\n" + GET)
+                    await asyncio.sleep(0.05)
+                    may.set()
+                    async with asyncio.timeout(SOON):
+                        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert not heads
+
+    run(scene())

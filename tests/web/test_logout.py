@@ -219,11 +219,12 @@ async def test_two_logouts_at_once_both_succeed(gateway: RunningGateway, mas: Fa
 
 async def test_a_body_is_not_taken_for_the_next_request(gateway: RunningGateway, mas: FakeMas) -> None:
     token = await session(gateway)
-    body = b'{"x": "%s"}' % (b"y" * 300_000)
+    body = b'{"x": "%s"}' % (b"y" * 30_000)
     fields = f"Host: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {len(body)}"
     head = f"POST {LOGOUT} HTTP/1.1\r\n{fields}\r\n\r\n"
     async with connected(gateway.port) as client:
-        await client.send(head.encode() + body + b"GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send(head.encode() + body[:100])
+        await client.send(body[100:] + b"GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await client.answer()).endswith(b"\r\n\r\n{}")
         assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
     assert mas.open_sessions == []

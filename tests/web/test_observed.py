@@ -261,8 +261,7 @@ async def test_an_answer_that_breaks_off_is_the_homeservers_fault(tmp_path: Path
         async with observed(tmp_path, upstream.url, unused_tcp_port) as gateway:
             async with connected(gateway.port) as client:
                 await client.send(b"GET /_matrix/x HTTP/1.1\r\nHost: x\r\n\r\n")
-                with pytest.raises(ConnectionError):
-                    await client.rest()
+                assert (await client.rest()).endswith(b"half")
             assert (await lines(gateway, 1))[0]["status"] == "502"
             assert await requests(unused_tcp_port) == {("GET", "5xx", "own"): 1}
 

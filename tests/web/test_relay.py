@@ -373,8 +373,13 @@ async def test_an_answer_that_breaks_off_never_looks_whole(case: str, version: b
 
     async with before(tmp_path, handler) as (gateway, _), connected(gateway.port) as client:
         await client.send(b"GET /_matrix/x HTTP/" + version + b"\r\nHost: example.org\r\n\r\n")
-        with pytest.raises(ConnectionResetError):
-            await client.rest()
+        if version == b"1.0" and case != "a length":  # the end of the connection would be the end of the answer
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        else:
+            rest = await client.rest()
+            assert b"half" in rest
+            assert not rest.endswith(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -666,17 +671,16 @@ async def test_a_chunked_body_full_of_ends_is_relayed_and_ends_the_connection(en
     assert script.requests[0].count(b"\r\n\r\n") >= ends * 0.9
 
 
-async def test_nothing_behind_a_chunked_body_full_of_ends_is_taken(tmp_path: Path) -> None:
+async def test_what_is_behind_a_chunked_body_full_of_ends_is_the_next_request(tmp_path: Path) -> None:
     script = Script(OK)
     body = b"\r\n\r\n" * 60000
     request = b"POST /_matrix/x HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
     request += b"%x\r\n%b\r\n0\r\nAuthorization: Bearer smuggled\r\n\r\n" % (len(body), body)
     async with before(tmp_path, script) as (gateway, _):
         async with asyncio.timeout(SOON):
-            with suppress(ConnectionError):
-                await exchange(gateway.port, request + get(b"/next"))
-    assert len(script.requests) == 1
-    assert b"smuggled" not in script.requests[0]
+            answers = await exchange(gateway.port, request + get(b"/next"))
+    assert answers.count(b"HTTP/1.1 200 ") == len(script.requests) == 2
+    assert b"smuggled" not in b"".join(script.requests)
 
 
 async def test_a_body_full_of_ends_costs_no_more_than_another(tmp_path: Path) -> None:
@@ -720,3 +724,23 @@ async def test_an_answer_that_others_could_read_in_another_way_is_a_502(answer: 
     async with before(tmp_path, Script(answer)) as (gateway, _):
         async with asyncio.timeout(SOON):
             assert (await exchange(gateway.port, get())).startswith(b"HTTP/1.1 502 ")
+
+
+async def test_interim_answers_of_more_than_a_head_may_have_are_relayed(tmp_path: Path) -> None:
+    """However the reads cut them: each alone is small."""
+    count = 1500
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        for _ in range(count):
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"a" * 1000 + b"\r\n\r\nHTTP/1.1 1")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            writer.write(b"03 Early Hints\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+
+    async with RawServer(handler).running() as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        octets = await exchange(gateway.port, b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert octets.count(b"HTTP/1.1 103 ") == 2 * count
+    assert octets.count(b"HTTP/1.1 200 ") == 1
