@@ -49,3 +49,10 @@ def test_nothing_is_left_of_mixed_load_with_every_fault(tmp_path: Path) -> None:
     found = figures(tmp_path, "faults.hour", "--rounds", "2", "--seconds", "3")
 
     assert {"200", "503"} <= set(found["answers to good logins"])
+
+
+def test_no_octet_of_mixed_requests_is_wrong_and_none_hangs(tmp_path: Path) -> None:
+    found = figures(tmp_path, "faults.soak", "--count", "300", "--seed", "7")
+
+    assert found["sound"] > 200
+    assert found["sent in vain, or not at all"] == 0
