@@ -14,7 +14,8 @@ from tests.benchmarks.processes import Cores
 class Plan:
     """How much to measure, where, and whom to tell of the progress.
 
-    `seconds` is the length of a wrk run, where a section has none of its own.
+    `seconds` is the length of a wrk run, where a section has none of its own. `before` is the command of another
+    version of the gateway, to compare with.
     """
 
     directory: Path
@@ -23,6 +24,7 @@ class Plan:
     rounds: int
     seconds: int
     say: Callable[[str], None]
+    before: Path | None = None
 
 
 @dataclass

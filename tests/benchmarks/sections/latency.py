@@ -30,7 +30,8 @@ def measure(plan: Plan) -> Report:
     cores = plan.cores
     samples: dict[str, list[Load]] = {}
     with running_nginx_upstream(plan.directory, [cores.upstream]) as (upstream, _):
-        with running_proxies(proxies.ALL, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
+        kinds = [*proxies.ALL, *proxies.before(plan.before)]
+        with running_proxies(kinds, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
             ways = [(DIRECT, upstream), *((proxy.name, proxy.port) for proxy in compared)]
             for number in range(plan.rounds):
                 plan.say(f"latency: round {number + 1} of {plan.rounds}")

@@ -54,7 +54,8 @@ def measure(plan: Plan) -> Report:
     cores = plan.cores
     samples: Samples = {}
     with running_nginx_upstream(plan.directory, [cores.upstream]) as (upstream, _):
-        with running_proxies(proxies.ALL, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
+        kinds = [*proxies.ALL, *proxies.before(plan.before)]
+        with running_proxies(kinds, plan.directory, upstream, [cores.proxy], report.notes.append) as compared:
             for proxy in [] if plan.quick else compared:
                 one_turn(plan, proxy, CASES["64 KiB answer"])  # warm-up
             turns = plan.rounds if plan.quick else TURNS * plan.rounds
@@ -95,7 +96,7 @@ def show(report: Report, figures: Sequence[Figures], samples: Samples) -> None:
     ):
         rows = [[name, *(text(of[case, name]) for case in CASES)] for name in names]
         report.tables.append(table(title, ["proxy", *CASES], rows))
-    for peer in (CADDY.name, CLIENT_SESSION.name):
+    for peer in (CADDY.name, CLIENT_SESSION.name, proxies.BEFORE):
         if {peer, GATEWAY.name} <= set(names):
             ratios = (f"{case} {ratio(samples[case, GATEWAY.name], samples[case, peer]):.2f}" for case in CASES)
             report.notes.append(f"Processor time, gateway / {peer}: {', '.join(ratios)}.")

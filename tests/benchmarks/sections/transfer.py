@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tests.benchmarks.loads import download, upload
 from tests.benchmarks.plan import Plan, Report, table
 from tests.benchmarks.processes import confined_to, forget_peak, memory
-from tests.benchmarks.proxies import GATEWAY, NGINX, Proxy, running_proxies
+from tests.benchmarks.proxies import GATEWAY, NGINX, Proxy, before, running_proxies
 from tests.benchmarks.upstreams import running_own_upstream
 
 MIB = 2**20
@@ -38,7 +38,7 @@ def measure(plan: Plan) -> Report:
     samples: dict[tuple[str, str], _Samples] = {}
     with running_own_upstream("streaming", plan.directory, [cores.upstream]) as upstream, confined_to(cores.load):
         with running_proxies(
-            (NGINX, GATEWAY), plan.directory, upstream, [cores.proxy], report.notes.append
+            (NGINX, GATEWAY, *before(plan.before)), plan.directory, upstream, [cores.proxy], report.notes.append
         ) as compared:
             for number in range(plan.rounds):
                 plan.say(f"transfer: round {number + 1} of {plan.rounds}, {size // MIB} MiB each way")
