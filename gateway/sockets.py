@@ -1,6 +1,6 @@
 """What the loop does not tell of a connection: that its peer has gone while nobody reads, what came before it broke.
 
-The rule of this file: it asks the system about the socket below a transport, and changes nothing on it.
+The rule of this file: it asks the system about the socket below a transport, and `reset` alone changes one.
 """
 
 import asyncio
@@ -66,6 +66,11 @@ class EndWatch:
             self.start()
 
 
+def has_tls(transport: asyncio.Transport) -> bool:
+    """Say whether TLS is spoken on this transport itself."""
+    return transport.get_extra_info("ssl_object") is not None
+
+
 def reset(transport: asyncio.Transport) -> None:
     """End a connection by RST, so that its end can't be taken for the end of what was sent on it."""
     if (connection := transport.get_extra_info("socket")) is not None and not transport.is_closing():
@@ -75,7 +80,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 def unread(transport: asyncio.Transport | None, limit: int) -> bytes:
     """Return what came before the connection broke and the loop, which failed to send, did not look at."""
-    if transport is None or transport.get_extra_info("ssl_object") is not None:
+    if transport is None or has_tls(transport):
         return b""
     connection = transport.get_extra_info("socket")
     try:

@@ -63,10 +63,11 @@ class Places:
         """Return the line of a report; `position` counts in the list that a key holds, from 1."""
         lengths = range(len(keys), 0, -1)
         place = next((self.known[keys[:length]] for length in lengths if keys[:length] in self.known), str(self.path))
-        return f"{place}: {_name(keys)}{'' if position is None else f' {position}'}: {text}"
+        return f"{place}: {name_of(keys)}{'' if position is None else f' {position}'}: {text}"
 
 
-def _name(keys: Keys) -> str:
+def name_of(keys: Keys) -> str:
+    """Return what the file calls a table, or a key in one, such as `[jwt] secret` or `[[jwt.issuers]] 2`."""
     table, key = f"[{keys[0]}]", keys[1:]
     for length, part in enumerate(keys):
         if part.isdigit():

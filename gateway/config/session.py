@@ -7,7 +7,7 @@ from joserfc.jwk import OctKey
 
 from gateway.config.files import Files
 from gateway.config.material import read_as_token
-from gateway.config.problems import Report
+from gateway.config.problems import Report, name_of
 from gateway.config.tables import Entry, Settings
 from gateway.core.hmac_secrets import MIN_BYTES
 from gateway.core.keys import KeySet
@@ -56,14 +56,10 @@ def check_secret_is_own(
         if any(isinstance(key, OctKey) and key.raw_value.rstrip(b"\0") == octets for key in keys):
             report.problem(
                 ("session", "jwt_secret" if session.jwt_secret_file is None else "jwt_secret_file"),
-                f"is a key that verifies the tokens of {_name(entry)} too, so that they log in at the homeserver past"
-                " every rule here; give the homeserver's JWT login a secret of its own: `openssl rand -hex 32`",
+                f"is a key that verifies the tokens of {name_of(entry.table)} too, so that they log in at the"
+                " homeserver past every rule here; give the homeserver's JWT login a secret of its own:"
+                " `openssl rand -hex 32`",
             )
-
-
-def _name(entry: Entry) -> str:
-    keys = entry.table
-    return f"[[jwt.issuers]] {keys[-1]}" if len(keys) > 1 else "[jwt]"
 
 
 def _check_keys(session: SessionSettings, report: Report, *, needed: bool) -> None:

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, TypedDict
 
-from gateway.core.addresses import plain
 from gateway.http.server import Server
 from gateway.http.server_connection import ServerConnection
 from gateway.tasks import Background
@@ -27,7 +26,7 @@ _NOTHING_LEFT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, err
 _SAID_FOR: Final = 60.0
 
 # Finds out whose an accepted socket is, and returns what makes its connection; None: nobody's who may have one. The
-# address is that of the peer, "" on a unix socket.
+# address is that of the peer as the system writes it, "" on a unix socket.
 Prepare = Callable[[socket.socket, str], Awaitable[Callable[[], ServerConnection] | None]]
 
 
@@ -85,7 +84,7 @@ class Acceptor:
                 self._wait(error)
                 return
             accepted.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
-            address = plain(peer[0]) if isinstance(peer, tuple) else ""
+            address = peer[0] if isinstance(peer, tuple) else ""
             self._preparing[accepted] = self._background.spawn(self._take(accepted, address), "accept")
 
     async def _take(self, accepted: socket.socket, peer: str) -> None:

@@ -112,6 +112,13 @@ class Body:
                 self.changed = None
         return self.take()
 
+    async def read_bounded(self, limit: int) -> bytes:
+        """Return the whole body, or of one with more than `limit` octets what shows it; raises as `read`."""
+        octets = bytearray()
+        while len(octets) <= limit and (more := await self.read()):
+            octets += more
+        return bytes(octets)
+
 
 NO_BODY: Final = Body(0)
 

@@ -12,7 +12,7 @@ from gateway.core.addresses import plain
 from gateway.http.parser import HeadLimits, RequestHeads
 from gateway.http.server_connection import Application, ServerConnection
 from gateway.http.states import CLOSED, DRAINING, HEAD, IDLE, REQUEST
-from gateway.sockets import Peer, has_unread, untaken
+from gateway.sockets import Peer, has_tls, has_unread, untaken
 
 # Seconds that the rest of a body which nobody wants may take: ended at once, the client may miss its answer.
 _LINGERING: Final = 10
@@ -66,8 +66,7 @@ class Server:
         if not seen and not isinstance(transport.get_extra_info("sockname"), str):
             transport.abort()  # uvloop asks the system only now, which does not know it any more after a reset
         address = connection.peer.address or (plain(seen[0]) if isinstance(seen, tuple) else "")
-        has_tls = transport.get_extra_info("ssl_object") is not None
-        connection.peer = Peer(address, True if has_tls else connection.peer.secure, connection.peer.relayed)
+        connection.peer = Peer(address, has_tls(transport) or connection.peer.secure, connection.peer.relayed)
         if address:
             self._open[address] += 1
             if 0 < self._limits.per_address < self._open[address]:

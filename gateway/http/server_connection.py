@@ -14,7 +14,7 @@ from gateway.http.intake import Intake
 from gateway.http.messages import Request, unreadable_request
 from gateway.http.parser import BadHead, RequestHeads
 from gateway.http.states import CLOSED, DRAINING, HEAD, IDLE, REQUEST, SENT, STARTED
-from gateway.sockets import Peer, reset
+from gateway.sockets import Peer, has_tls, reset
 
 # Seconds that a client which sends no more has for its answer: a hanging /sync must not stay at the homeserver.
 _HALF_CLOSED: Final = 0.5
@@ -251,16 +251,13 @@ class ServerConnection(asyncio.Protocol):
         """
         self._eof = True
         asked = bool(self._intake.held) if self.request is None else self.state is REQUEST and self.request.body.ended
-        if not asked or self._has_tls():
+        if not asked or has_tls(self.transport):
             return False  # nothing was asked, or only half of it; and over TLS no loop keeps the other half open
         asyncio.get_running_loop().call_later(_HALF_CLOSED, self._end_half_closed)
         return True
 
-    def _has_tls(self) -> bool:
-        return self.transport.get_extra_info("ssl_object") is not None
-
     def _stopped(self) -> bool:
-        if self._has_tls():
+        if has_tls(self.transport):
             self.transport.abort()  # over TLS, who sends no more has gone; and what would say so is not read
         return self.eof_received()
 

@@ -239,13 +239,11 @@ class Pool:
         try:
             connection.begin(call, method, octets)
             response = await call.response
-            body = bytearray()
-            while chunk := await response.body.read():
-                body += chunk
-                if len(body) > _MAX_ANSWER:
-                    raise ConnectionClosed(f"an answer of more than {_MAX_ANSWER} bytes")
+            body = await response.body.read_bounded(_MAX_ANSWER)
+            if len(body) > _MAX_ANSWER:
+                raise ConnectionClosed(f"an answer of more than {_MAX_ANSWER} bytes")
             connection.finish()
-            return Reply(response.status, [*headers.end_to_end(response)], bytes(body))
+            return Reply(response.status, [*headers.end_to_end(response)], body)
         except BodyBroken as error:
             raise ConnectionClosed(str(error)) from error
         finally:

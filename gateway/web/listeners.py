@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.core.addresses import is_trusted
+from gateway.core.addresses import is_trusted, plain
 from gateway.core.proxy_header import NoProxyHeader, ProxyHeader
 from gateway.errors import Unusable
 from gateway.http.acceptor import Acceptor, TlsOptions, connect
@@ -109,6 +109,7 @@ class Listener:
     ) -> Callable[[], ServerConnection] | None:
         if not self.listen.proxied:
             return self._making(server, None)
+        peer = plain(peer)
         settings, log = server.router.settings, server.router.log
         trusts = functools.partial(is_trusted, trusted=settings.trusted_proxies)
         try:

@@ -127,16 +127,14 @@ class Login:
             raise Refused(Refusal.BODY_TOO_LARGE)
         if request.headers.get("Expect", "").lower() == "100-continue" and not request.is_http_1_0:
             exchange.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = bytearray()
         try:
             async with asyncio.timeout(self.body_timeout):
-                while octets := await request.body.read():
-                    body += octets
-                    if len(body) > self.max_login_body:
-                        raise Refused(Refusal.BODY_TOO_LARGE)
+                body = await request.body.read_bounded(self.max_login_body)
         except TimeoutError as error:
             raise Refused(Refusal.REQUEST_TIMEOUT, reason="the body of a login took too long") from error
-        return bytes(body)
+        if len(body) > self.max_login_body:
+            raise Refused(Refusal.BODY_TOO_LARGE)
+        return body
 
     def _client(self, exchange: Exchange) -> Client:
         request, hop = exchange.request, exchange.hop

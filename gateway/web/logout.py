@@ -39,8 +39,7 @@ class Logout:
         session = await self.sessions.find(token) if token else None
         if session is None:
             return Relay()
-        while exchange.request.body.received <= _MAX_BODY and await exchange.request.body.read():
-            pass  # it says nothing; read, the connection can go on
+        await exchange.request.body.read_bounded(_MAX_BODY)  # it says nothing; read, the connection can go on
         await (self.sessions.end_all if everywhere else self.sessions.end)(session)
         self.log.info("logout", localpart=session.localpart, everywhere=everywhere)
         return json_reply(200, {})

@@ -190,7 +190,7 @@ class Transfer:
             response.body.changed = self._collect
             self._collect()
         else:
-            self._begin_answer(response, end_to_end(response), has_length=b"content-length" in response.special)
+            self._begin_answer(response)
 
     def _broken(self) -> None:
         body = cast("Response", self._response).body
@@ -208,16 +208,20 @@ class Transfer:
         if body.error is not None:
             self._broken()
         elif len(self._ahead) > _MAX_REWRITTEN:
-            self._begin_answer(response, end_to_end(response), has_length=b"content-length" in response.special)
+            self._begin_answer(response)
         elif body.ended:
-            fields, rewritten = end_to_end(response), rewrite(self._ahead)
-            if rewritten is not None:
-                self._ahead = rewritten
-                fields = (*end_to_end(response, _OF_THE_BODY), (b"Content-Length", b"%d" % len(rewritten)))
-            has_length = rewritten is not None or b"content-length" in response.special
-            self._begin_answer(response, fields, has_length=has_length)
+            rewritten = rewrite(self._ahead)
+            if rewritten is None:
+                self._begin_answer(response)
+                return
+            self._ahead = rewritten
+            length = (b"Content-Length", b"%d" % len(rewritten))
+            self._begin_answer(response, (*end_to_end(response, _OF_THE_BODY), length))
 
-    def _begin_answer(self, response: Response, fields: Sequence[Field], *, has_length: bool) -> None:
+    def _begin_answer(self, response: Response, rewritten: Sequence[Field] = ()) -> None:
+        """Send the head, with the fields of a rewritten answer or its own, and what there is of the body."""
+        fields = rewritten or end_to_end(response)
+        has_length = bool(rewritten) or b"content-length" in response.special
         exchange = self._exchange
         request, connection, body = exchange.request, exchange.connection, response.body
         framed, self._chunks = True, False

@@ -270,6 +270,27 @@ async def test_a_reader_that_is_cancelled_is_told_nothing_more() -> None:
     assert await body.read() == b"hello"
 
 
+async def test_of_a_body_that_is_too_large_no_more_is_waited_for_than_shows_it() -> None:
+    body = Body(9)
+    reading = asyncio.ensure_future(body.read_bounded(4))
+    for piece in (b"ab", b"cd", b"e"):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not reading.done()
+        body.feed(piece, 0)
+        body.notify()
+
+    assert await asyncio.wait_for(reading, 1) == b"abcde"
+
+
+async def test_a_body_that_is_as_large_as_it_may_be_is_read_whole() -> None:
+    body = Body(4)
+    body.feed(b"abcd", 0)
+
+    assert await body.read_bounded(4) == b"abcd"
+    assert await body.read_bounded(4) == b""
+
+
 def test_no_octets_make_no_chunk() -> None:
     """RFC 9112 7.1: an empty one would be the last."""
     assert chunk(b"") == b""
