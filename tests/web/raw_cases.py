@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.raw_http import RawServer
+from tests.running_gateway import RunningGateway
+
 HOST: Final = "Host: gw.test"
 # In `fields`: the gateway had to name the homeserver itself.
 OWN_HOST: Final = "Host: {homeserver}"
@@ -198,3 +201,12 @@ def _piece(piece: Any) -> bytes:
         return piece.encode("latin-1")
     text = str(piece["repeat"])
     return "".join(text.replace("{number}", str(number)) for number in range(piece["times"])).encode("latin-1")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A gateway that trusts no proxy, before a recorder."""
+
+    gateway: RunningGateway
+    homeserver: RawServer
+    recorder: Recorder

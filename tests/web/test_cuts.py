@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.raw_http import RawServer, read_message
 from tests.running_gateway import RunningGateway, running_gateway
 from tests.web.cut_sequences import ANSWERS, REQUESTS, SentAnswer, SentRequest
-from tests.web.raw_cases import Arrived, Recorder, answer
+from tests.web.raw_cases import Arrived, Site, answer
 from tests.web.whole_answers import Answer, read_answers, turn, wired
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -53,25 +53,10 @@ class Cutting:
 
 
 @dataclass(frozen=True)
-class Site:
-    gateway: RunningGateway
-    recorder: Recorder
-
-
-@dataclass(frozen=True)
 class AnswerSite:
     gateway: RunningGateway
     homeserver: RawServer
     cutting: Cutting
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    recorder = Recorder()
-    async with RawServer(recorder).running() as homeserver:
-        directory = tmp_path_factory.mktemp("requests")
-        async with running_gateway(directory, homeserver.url, server={"trusted_proxies": []}) as gateway:
-            yield Site(gateway, recorder)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

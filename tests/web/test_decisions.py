@@ -12,7 +12,7 @@ from tests.running_gateway import RunningGateway, running_gateway
 from tests.waiting import until
 from tests.web.decided_answers import ANSWERS, CLOSE, DecidedAnswer
 from tests.web.decided_requests import LAST, REQUESTS, DecidedRequest
-from tests.web.raw_cases import Recorder
+from tests.web.raw_cases import Site
 from tests.web.whole_answers import END, RESET, Received, is_ours, read_answers, wired
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -41,26 +41,10 @@ class Scripted:
 
 
 @dataclass(frozen=True)
-class Site:
-    gateway: RunningGateway
-    homeserver: RawServer
-    recorder: Recorder
-
-
-@dataclass(frozen=True)
 class AnswerSite:
     gateway: RunningGateway
     homeserver: RawServer
     scripted: Scripted
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    recorder = Recorder()
-    async with RawServer(recorder).running() as homeserver:
-        directory = tmp_path_factory.mktemp("requests")
-        async with running_gateway(directory, homeserver.url, server={"trusted_proxies": []}) as gateway:
-            yield Site(gateway, homeserver, recorder)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

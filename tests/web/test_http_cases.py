@@ -5,16 +5,13 @@ One gateway and one recorder serve all cases, so that what a case leaves behind 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
-import pytest_asyncio
 
-from tests.raw_http import RawClient, RawServer, connected
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.web.raw_cases import HOST, OWN_HOST, Arrived, Case, Expected, Recorder, answer, read_cases
+from tests.raw_http import RawClient, connected
+from tests.web.raw_cases import HOST, OWN_HOST, Arrived, Case, Expected, Site, answer, read_cases
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,13 +28,6 @@ FORWARDED = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host")
 
 
 @dataclass(frozen=True)
-class Site:
-    gateway: RunningGateway
-    homeserver: RawServer
-    recorder: Recorder
-
-
-@dataclass(frozen=True)
 class Answer:
     head: bytes
     body: bytes
@@ -47,15 +37,6 @@ class Answer:
         # RFC 9112 9.3: HTTP/1.0 closes unless it says otherwise, and that is what an answer to the unreadable speaks.
         asked = b"\r\nConnection: close\r\n" in self.head
         return asked or (self.head.startswith(b"HTTP/1.0 ") and b"\r\nConnection:" not in self.head)
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    recorder = Recorder()
-    async with RawServer(recorder).running() as homeserver:
-        directory = tmp_path_factory.mktemp("gateway")
-        async with running_gateway(directory, homeserver.url, server={"trusted_proxies": []}) as gateway:
-            yield Site(gateway, homeserver, recorder)
 
 
 async def read_answer(client: RawClient, *, head_only: bool) -> Answer:

@@ -143,8 +143,8 @@ async def test_a_slow_upload_goes_on(tmp_path: Path) -> None:
     assert answer.status == 200
 
 
-async def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
-    size = 2**20
+async def read_slowly(tmp_path: Path, size: int, *, reads: int, pause: float, at_once: int) -> tuple[bytes, str]:
+    """Return what comes of a download of so many octets, and how it ends, to a client that begins with pauses."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_message(reader)
@@ -156,34 +156,26 @@ async def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
             async with wired(gateway.port, receive_buffer=2**16) as client:
                 await client.send(request("GET /download", "Connection: close"))
                 begin = b""
-                for _ in range(6):
-                    await asyncio.sleep(STALL * 0.4)
-                    begin += await asyncio.get_running_loop().sock_recv(client.socket, 2**14)
+                for _ in range(reads):
+                    await asyncio.sleep(pause)
+                    begin += await asyncio.get_running_loop().sock_recv(client.socket, at_once)
                 received = await client.receive(SOON)
-    assert (begin + received.octets).endswith(bytes(size))
-    assert received.ended == END
+    return begin + received.octets, received.ended
+
+
+async def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
+    size = 2**20
+    octets, ended = await read_slowly(tmp_path, size, reads=6, pause=STALL * 0.4, at_once=2**14)
+    assert octets.endswith(bytes(size))
+    assert ended == END
 
 
 async def test_a_slow_reader_behind_large_buffers_gets_everything(tmp_path: Path) -> None:
     """The system takes more from the gateway only when a good part of what it has was taken."""
     size = 3 * 2**22
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_message(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
-        await writer.drain()
-
-    async with RawServer(handler).running() as homeserver:
-        async with running_gateway(tmp_path, homeserver.url, server=SETTINGS) as gateway:
-            async with wired(gateway.port, receive_buffer=2**16) as client:
-                await client.send(request("GET /download", "Connection: close"))
-                begin = b""
-                for _ in range(20):
-                    await asyncio.sleep(STALL * 0.25)
-                    begin += await asyncio.get_running_loop().sock_recv(client.socket, 2**16)
-                received = await client.receive(SOON)
-    assert len(begin + received.octets) > size
-    assert received.ended == END
+    octets, ended = await read_slowly(tmp_path, size, reads=20, pause=STALL * 0.25, at_once=2**16)
+    assert len(octets) > size
+    assert ended == END
 
 
 async def test_what_nobody_wants_of_a_body_has_so_long_in_all(

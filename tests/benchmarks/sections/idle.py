@@ -15,11 +15,10 @@ from tests.benchmarks.loads import ELEMENT
 from tests.benchmarks.plan import Plan, Report, table
 from tests.benchmarks.processes import confined_to, memory
 from tests.benchmarks.proxies import GATEWAY, VERSIONS, Proxy, running_proxy
-from tests.benchmarks.sections.waiting import SPARE_FILES, raised_limit
+from tests.benchmarks.sections.waiting import SPARE_FILES, connected, raised_limit
 from tests.benchmarks.upstreams import running_nginx_upstream
 
 WANTED = 10_000
-AT_A_TIME = 100
 _FIELDS = "".join(f"{name}: {value}\r\n" for name, value in ELEMENT.items())
 _REQUEST = f"GET {VERSIONS} HTTP/1.1\r\nHost: bench.localhost\r\n{_FIELDS}\r\n".encode()
 
@@ -83,11 +82,8 @@ async def grown(proxy: Proxy, count: int) -> Figures:
 
 async def opened(port: int, count: int) -> list[_Client]:
     """Return connections that have had their answer."""
-    loop = asyncio.get_running_loop()
     clients: list[_Client] = []
-    for start in range(0, count, AT_A_TIME):
-        batch = range(start, min(count, start + AT_A_TIME))
-        found = await asyncio.gather(*(loop.create_connection(_Client, "127.0.0.1", port) for _ in batch))
-        clients.extend(client for _, client in found)
-        await asyncio.gather(*(client.answered for _, client in found))
+    async for batch in connected(_Client, port, count):
+        clients.extend(batch)
+        await asyncio.gather(*(client.answered for client in batch))
     return clients

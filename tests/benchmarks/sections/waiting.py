@@ -5,10 +5,10 @@ A fresh proxy for each figure. What the kernel holds for the sockets (two for ea
 
 import asyncio
 import resource
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import uvloop
 
@@ -19,6 +19,7 @@ from tests.benchmarks.processes import ask, confined_to, forget_peak, memory
 from tests.benchmarks.proxies import CLIENT_SESSION, GATEWAY, Kind, Proxy, running_proxy
 from tests.benchmarks.upstreams import running_own_upstream
 
+P = TypeVar("P", bound=asyncio.Protocol)
 SPARE_FILES = 200  # logs, database, listeners, libraries
 WARM_UP = 20  # requests; few, for what they leave in the allocator makes the figure smaller
 AT_A_TIME = 100  # connections opened together; no listener's backlog overflows
@@ -141,14 +142,19 @@ async def hang(proxy: Proxy, upstream: int, wanted: int, count: int) -> Figures:
     )
 
 
+async def connected(made: Callable[[], P], port: int, count: int) -> AsyncIterator[Sequence[P]]:
+    """Open so many connections, and yield those that were opened together."""
+    loop = asyncio.get_running_loop()
+    for start in range(0, count, AT_A_TIME):
+        batch = range(start, min(count, start + AT_A_TIME))
+        found = await asyncio.gather(*(loop.create_connection(made, "127.0.0.1", port) for _ in batch))
+        yield [client for _, client in found]
+
+
 async def opened(port: int, upstream: int, count: int) -> list[_Client]:
     """Return when all hang at the upstream, or when some still don't after the limit."""
     loop = asyncio.get_running_loop()
-    clients: list[_Client] = []
-    for start in range(0, count, AT_A_TIME):
-        batch = range(start, min(count, start + AT_A_TIME))
-        found = await asyncio.gather(*(loop.create_connection(_Client, "127.0.0.1", port) for _ in batch))
-        clients.extend(client for _, client in found)
+    clients = [client async for batch in connected(_Client, port, count) for client in batch]
     deadline = loop.time() + ARRIVAL_LIMIT
     while int(ask(upstream, HELD)[1]) < count and loop.time() < deadline:
         await asyncio.sleep(0.1)
