@@ -3,7 +3,6 @@
 Fields are raw (name, value) octets in their order and case. RFC 9110 7.6.1 says which stay on their hop.
 """
 
-import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +42,6 @@ def _spellings(name: bytes) -> Iterator[bytes]:
 _OF_PROXIES: Final = frozenset(spelling for name in (*_FORWARDED, *_BELIEVED) for spelling in _spellings(name))
 REQUEST_ID: Final = frozenset(_spellings(b"x-request-id"))
 _LOOKED_AT: Final = _HOP_BY_HOP | _OF_PROXIES | {b"host", b"content-length"}
-_SPACE: Final = 0x20
 # RFC 9110 7.6.1: what `Connection` says by far most often, and names no other field.
 _NAMES_NOTHING: Final = frozenset((b"keep-alive", b"close"))
 # An IPv4 address with its port, or an IPv6 address in brackets with or without one (RFC 7239 6).
@@ -52,8 +50,6 @@ _WITH_PORT: Final = re.compile(r"^(?:([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 # Entries of X-Forwarded-For that are read: more than there are proxies in any row, and each takes some microseconds.
 _MAX_PROXIES: Final = 32
-# The longest Host that is kept in memory: a client can send any, and names have 253 octets at most (RFC 1035 2.3.4).
-_MAX_KNOWN: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +71,10 @@ class Hop:
         object.__setattr__(self, "told", tuple(told))
 
 
-class BadFieldName(ValueError):
-    """A field name that others could read as another one (RFC 9112 5.1)."""
-
-
 class Fields:
     """The fields of a message: `raw` in order and case, `kept` without those that belong to one hop.
 
-    `special` holds the values of those that a proxy has to look at, by their lower-case names. Raises `BadFieldName`.
+    `special` holds the values of those that a proxy has to look at, by their lower-case names.
     """
 
     __slots__ = ("kept", "raw", "special")
@@ -95,8 +87,6 @@ class Fields:
         for each in raw:  # once for all that is asked of names: this loop is a fifth of what a request costs
             name = each[0].lower()
             if name not in _LOOKED_AT:
-                if name[-1] == _SPACE:
-                    raise BadFieldName("a field name with a space")
                 kept.append(each)
                 continue
             self.special.setdefault(name, []).append(each[1])
@@ -141,11 +131,6 @@ def _without(fields: Sequence[Field], names: Collection[bytes]) -> Sequence[Fiel
 
 def is_host(value: str) -> bool:
     """Say whether this can be the value of `Host`: another value could mean two things to two servers."""
-    return _known_host(value) if len(value) <= _MAX_KNOWN else _HOST.fullmatch(value) is not None
-
-
-@functools.lru_cache(maxsize=256)
-def _known_host(value: str) -> bool:
     return _HOST.fullmatch(value) is not None
 
 

@@ -92,10 +92,10 @@ class ClientConnection(asyncio.Protocol):
     def begin(self, caller: Caller, method: str, octets: bytes) -> None:
         """Start an exchange by sending `octets`: request line, fields, the empty line, and what there is of the body.
 
-        Raises `ConnectionClosed` when the connection is gone.
+        Raises `ConnectionClosed` when the connection is gone; if it is only closing, the caller is told in a moment.
         """
-        if self.gone:
-            raise self.error or ConnectionClosed("the connection was closed")
+        if self.error is not None:
+            raise self.error
         self.answered, self._skipped = False, 0
         self._method, self._caller = method, caller
         self.transport.write(octets)
@@ -116,7 +116,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether an exchange can begin here."""
-        return self._caller is None and not self.gone
+        return self._caller is None and self.error is None and not self.transport.is_closing()
 
     @property
     def gone(self) -> bool:

@@ -7,35 +7,25 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.http.body import READ_LIMIT
-from gateway.http.parser import PartialHead, RequestHeads, read_head
+from gateway.http.parser import PartialHead
 from gateway.sockets import EndWatch
 
 
 class Intake:
-    """Of one connection; `held` waits behind the request at work.
+    """Of one connection; `partial` is the head that has begun, and `held` waits behind the request at work.
 
     `stopped` is called when a client that is held back sends no more.
     """
 
-    __slots__ = ("_offset", "_partial", "_paused", "_stopped", "_transport", "_watch", "held")
+    __slots__ = ("_offset", "_paused", "_stopped", "_transport", "_watch", "held", "partial")
 
     def __init__(self, transport: asyncio.Transport, stopped: Callable[[], bool]) -> None:
         self._transport = transport
         self._stopped = stopped
-        self._partial: PartialHead | None = None
+        self.partial: PartialHead | None = None
         self.held, self._offset = b"", 0
         self._paused = False
         self._watch: EndWatch | None = None
-
-    def head(self, heads: RequestHeads, data: bytes, start: int) -> tuple[bytes, int]:
-        """Return the head that `data[start:]` completes, b"" if none, and where it ends; raises `BadHead`."""
-        head, self._partial, end = read_head(heads, self._partial, data, start)
-        return head, end
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is a part of a head."""
-        return self._partial is not None
 
     def hold(self, data: bytes, start: int) -> None:
         """Keep `data[start:]` until the request at work is answered, behind what is kept already."""
@@ -69,4 +59,4 @@ class Intake:
 
     def clear(self) -> None:
         """Forget all of it."""
-        self._partial, self.held = None, b""
+        self.partial, self.held = None, b""

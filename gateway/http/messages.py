@@ -51,7 +51,7 @@ class Request(Fields):
     )
 
     def __init__(self, message: RawRequestMessage, method: str, target: str) -> None:
-        super().__init__(message.raw_headers)
+        Fields.__init__(self, message.raw_headers)  # super() takes three times as long
         self.method = method
         self.target = target
         self.headers: CIMultiDictProxy[str] = message.headers
@@ -100,7 +100,7 @@ class Response(Fields):
     __slots__ = ("body", "keep_alive", "reason", "status")
 
     def __init__(self, message: RawResponseMessage) -> None:
-        super().__init__(message.raw_headers)
+        Fields.__init__(self, message.raw_headers)
         self.status: int = message.code
         self.reason: str = message.reason
         self.keep_alive = not message.should_close

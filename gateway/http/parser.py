@@ -7,25 +7,23 @@ one, and what follows the body of a request with `Upgrade` is lost.
 
 import re
 from dataclasses import dataclass
-from http import HTTPMethod
 from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp.http import HttpRequestParser, HttpResponseParser, RawRequestMessage, RawResponseMessage
 from aiohttp.http_exceptions import LineTooLong
 
-from gateway.core.headers import BadFieldName
 from gateway.errors import Unusable
 from gateway.http.messages import Request, Response
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 _LAST_OF_LINE_END: Final = 0x0D
+_NO_REQUEST_LINE: Final = "no request line of HTTP/1.x"
 _TOO_MANY: Final = "Too many headers received"
-# RFC 9112 3: the parser takes more than one space, and RTSP and ICE for HTTP.
-_VERSIONS: Final = frozenset(("HTTP/1.1", "HTTP/1.0"))
-# RFC 9110 9.3; any other word of capitals is a method too, and the homeserver's business.
-_USUAL_METHODS: Final = frozenset(HTTPMethod)
-_METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,31}")
+_VERSIONS: Final = (b" HTTP/1.1", b" HTTP/1.0")
+# RFC 9112 3: the parser takes more than one space, and RTSP and ICE for HTTP. Any word of capitals is a method
+# (RFC 9110 9.1), and the homeserver's business.
+_REQUEST_LINE: Final = re.compile(rb"([A-Z][A-Z-]{0,31}+) ([!-~]++) HTTP/1\.[01]\r\n")
 # What a request line begins with; anything else, TLS say, is refused before a whole head is there.
 _BEGINNING: Final = re.compile(rb"[A-Z][A-Z-]{0,31}+(?: |\Z)")
 # RFC 9112 2.3: another minor version means the same, another major one does not.
@@ -121,29 +119,31 @@ class RequestHeads:
 
     def parse(self, head: bytes) -> Request:
         """Return what a whole head says, its empty line included; raises `BadHead`."""
-        line = head.find(b"\r\n")
-        words = head[:line].decode("latin-1").split(" ")
-        if len(words) != 3 or words[2] not in _VERSIONS or not (words[1].isascii() and words[1].isprintable()):
-            raise BadHead(400, "no request line of HTTP/1.x")
-        method = words[0]
-        if method not in _USUAL_METHODS and not _METHOD.fullmatch(method):
-            raise BadHead(400, "no method")
+        found = _REQUEST_LINE.match(head)
+        if found is None:
+            raise BadHead(400, _NO_REQUEST_LINE)
+        method, target = found.groups()
+        line = found.end() - 2
         if line > self.limits.request_line or len(head) - line > self.limits.fields_size:
             self._check_size(line, len(head) - line)
         parser, self._parser = self._parser or self._new_parser(), None
-        # The fields alone: yarl would keep the target in a cache, and nobody wants it taken apart.
-        message: RawRequestMessage = _parsed(parser, b"OPTIONS * " + head[line - 8 :])
+        message: RawRequestMessage
+        try:
+            # The fields alone: yarl would keep the target in a cache, and nobody wants it taken apart.
+            ((message, _),), _, _ = parser.feed_data(b"OPTIONS * " + head[line - 8 :])
+        except Exception as error:  # noqa: BLE001 - not only its own: a port that is none is an IndexError
+            raise _bad_head(error) from None
         if not (message.should_close or message.upgrade):  # after these it takes nothing more
             self._parser = parser
-        return Request(message, method, words[1])
+        return Request(message, method.decode(), target.decode())
 
     def check_beginning(self, partial: PartialHead, added: int) -> None:
         """Refuse what can't become a head, whose last `added` octets are new; raises `BadHead`."""
         octets, line, since = partial.octets, partial.line, len(partial.octets) - added
         if line >= 0:
             self._check_size(line, len(octets) - line)
-            if line + 2 > since and octets[line - 8 : line].decode("latin-1") not in _VERSIONS:
-                raise BadHead(400, "no request line of HTTP/1.x")
+            if line + 2 > since and not octets.endswith(_VERSIONS, 0, line):
+                raise BadHead(400, _NO_REQUEST_LINE)
         else:
             self._check_size(len(octets) - octets.endswith(b"\r"), 0)
         if _BEGINNING.match(octets) is None or has_bare_line_end(octets, since):
@@ -179,7 +179,11 @@ class ResponseHeads:
                 raise BadHead(502, "no status line of HTTP/1.x")
             head = b"HTTP/1.1" + head[8:]
         parser, self._parser = self._parser or self._new_parser(), None
-        message: RawResponseMessage = _parsed(parser, head)
+        message: RawResponseMessage
+        try:
+            ((message, _),), _, _ = parser.feed_data(head)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise _bad_head(error) from None
         if not (message.should_close or message.upgrade):
             self._parser = parser
         if message.code < 100:
@@ -187,10 +191,10 @@ class ResponseHeads:
         pairs = head.count(b"\r\n")
         if pairs != len(message.raw_headers) + 2 and pairs != head.count(b"\n"):  # the parser of answers takes it
             raise BadHead(502, "a bare LF")
-        try:
-            return Response(message)
-        except BadFieldName as bad:  # the parser takes "Content-Length : 2" for a length, and others don't
-            raise BadHead(502, str(bad)) from None
+        # The parser takes "Content-Length : 2" for a length, and others don't (RFC 9112 5.1).
+        if b" :" in head and any(name.endswith(b" ") for name, _ in message.raw_headers):
+            raise BadHead(502, "a field name with a space")
+        return Response(message)
 
     def check_beginning(self, partial: PartialHead, added: int) -> None:
         """Refuse what can't become a head, whose last `added` octets are new; raises `BadHead`."""
@@ -220,14 +224,10 @@ def has_bare_line_end(octets: bytes | bytearray, since: int) -> bool:
     return octets.count(b"\n", since) != pairs or alone != pairs
 
 
-def _parsed(parser: Any, head: bytes) -> Any:
-    try:
-        ((message, _),), _, _ = parser.feed_data(head)
-    except Exception as error:  # noqa: BLE001 - not only its own: a port that is none is an IndexError
-        # Without the parser's words: they quote what came, which may be a token.
-        too_large = isinstance(error, LineTooLong) or getattr(error, "message", "") == _TOO_MANY
-        raise BadHead(431 if too_large else 400, type(error).__name__) from None
-    return message
+def _bad_head(error: Exception) -> BadHead:
+    """Return what an error of a parser means, without its words: they quote what came, which may be a token."""
+    too_large = isinstance(error, LineTooLong) or getattr(error, "message", "") == _TOO_MANY
+    return BadHead(431 if too_large else 400, type(error).__name__)
 
 
 # What a parser that reads heads as this gateway knows it makes of some, again and again.

@@ -12,7 +12,7 @@ from gateway.core.framing import FRAMING, BadFraming, request_framing
 from gateway.http.body import READ_LIMIT, Body
 from gateway.http.intake import Intake
 from gateway.http.messages import Request, unreadable_request
-from gateway.http.parser import BadHead, RequestHeads
+from gateway.http.parser import BadHead, RequestHeads, read_head
 from gateway.http.states import CLOSED, DRAINING, HEAD, IDLE, REQUEST, SENT, STARTED
 from gateway.sockets import Peer, has_tls, reset
 
@@ -100,11 +100,11 @@ class ServerConnection(asyncio.Protocol):
 
     def _read_request(self, data: bytes, start: int) -> None:
         """Begin the request whose head `data[start:]` completes, if it does, with what there is of its body."""
-        heads = self._server.request_heads
+        heads, intake = self._server.request_heads, self._intake
         try:
-            head, start = self._intake.head(heads, data, start)
+            head, intake.partial, start = read_head(heads, intake.partial, data, start)
             if not head:
-                if self.state is IDLE and self._intake.has_begun:
+                if self.state is IDLE and intake.partial is not None:
                     self.state, self.since = HEAD, self._server.time()
                 return
             request = heads.parse(head)

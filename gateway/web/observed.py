@@ -5,7 +5,7 @@ The rule of this file: counting costs the data plane 3 % at most (`python -m tes
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -81,19 +81,18 @@ class AccessLines:
         return address or hop.peer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Observers:
-    """Who is told what becomes of each request, where there is anybody."""
+    """Who is told what becomes of each request; `watch` says whether anybody wants to know of every one."""
 
     log: Logger
     request_ids: RequestIds
     traffic: Traffic | None = None
     access: AccessLines | None = None
+    watch: bool = field(init=False)
 
-    @property
-    def watch(self) -> bool:
-        """Whether anybody wants to know of every request."""
-        return self.traffic is not None or self.access is not None
+    def __post_init__(self) -> None:
+        self.watch = self.traffic is not None or self.access is not None
 
     def refused(self, request: Request, request_id: str, refused: Refused) -> None:
         """Say in the log why a request is refused; not of what is no request: anybody can send such without end."""

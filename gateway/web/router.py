@@ -65,6 +65,8 @@ class Router:
         self._is_timed = observers.access is not None
         # What is known of each peer; reading addresses takes longer than anything else here.
         self._hops: dict[Peer, Hop] = {}
+        # The Host that came last and can be one: most have the same.
+        self._host = ""
 
     def handle(self, connection: ServerConnection, request: Request) -> None:
         """Begin to answer one request; nothing that a client sends ends in another exception than `Refused`."""
@@ -74,8 +76,11 @@ class Router:
             exchange.began = perf_counter()
         try:
             host, target = request.headers.get(hdrs.HOST, ""), request.target
-            if connection.stopping or request.method in _REFUSED_METHODS or request.body.error or not is_host(host):
+            if connection.stopping or request.method in _REFUSED_METHODS or request.body.error:
                 _refuse(connection, request)
+            if host != self._host:
+                _check_host(host)
+                self._host = host
             if not target.startswith("/"):
                 target = exchange.target = origin_form(request.method, target, host)
             route = self._routes.get((request.method, target.partition("?")[0]))
@@ -124,11 +129,14 @@ class Router:
         return hop
 
 
+def _check_host(host: str) -> None:
+    if not is_host(host):
+        raise Refused(Refusal.BAD_REQUEST, "The request has a Host that is none")
+
+
 def _refuse(connection: ServerConnection, request: Request) -> NoReturn:
     if connection.stopping:  # it waited behind one that had to be refused
         raise Refused(Refusal.STOPPING)
     if request.method in _REFUSED_METHODS:
         raise Refused(Refusal.METHOD_NOT_ALLOWED)
-    if request.body.error is not None:
-        raise Refused(Refusal.BAD_REQUEST, "The request body could not be read")
-    raise Refused(Refusal.BAD_REQUEST, "The request has a Host that is none")
+    raise Refused(Refusal.BAD_REQUEST, "The request body could not be read")

@@ -81,16 +81,17 @@ class Transfer:
             self._connecting = self._relayer.background.spawn(self._connect(), "connect")
             return
         self._upstream = upstream
-        if self._exchange.request.body.error is not None:  # while there was no connection: nothing of it goes up
+        request = self._exchange.request
+        if request.body.error is not None:  # while there was no connection: nothing of it goes up
             self._refuse_body()
             return
         try:
-            upstream.begin(self, self._exchange.request.method, self._octets)
+            upstream.begin(self, request.method, self._octets)
         except ConnectionClosed as error:
             self.lost(error)
             return
         if not self._uploaded:
-            self._exchange.request.body.changed = self._upload
+            request.body.changed = self._upload
             self._upload()
 
     async def _connect(self) -> None:

@@ -28,6 +28,7 @@ from tests.benchmarks.processes import NotStarted, own_cores
 from tests.benchmarks.sections import (
     hostile,
     idle,
+    instructions,
     latency,
     metrics,
     processor,
@@ -39,6 +40,7 @@ from tests.benchmarks.sections import (
 
 SECTIONS: Mapping[str, Callable[[Plan], Report]] = {
     "processor": processor.measure,
+    "instructions": instructions.measure,
     "latency": latency.measure,
     "transfer": transfer.measure,
     "waiting": waiting.measure,
