@@ -93,6 +93,11 @@ class Fields:
             if name not in _HOP_BY_HOP:
                 kept.append(each)
 
+    @property
+    def says_close(self) -> bool:
+        """Whether the connection ends behind the message, whatever else its `Connection` says (RFC 9112 9.3)."""
+        return b"close" in _options(self.special.get(b"connection", ()))
+
     def values(self, name: bytes) -> list[bytes]:
         """Return all values of a field, by its lower-case name, in their order."""
         return [value for each, value in self.raw if each.lower() == name]
@@ -102,9 +107,13 @@ def end_to_end(fields: Fields, without: Collection[bytes] = ()) -> Sequence[Fiel
     """Return the fields without those that belong to one hop, that `Connection` names, or `without` others."""
     options = fields.special.get(b"connection")
     if options is not None and (len(options) > 1 or options[0].lower() not in _NAMES_NOTHING):
-        named = {option.strip() for value in options for option in value.lower().split(b",")}
-        without = (named - _NEVER_NAMED).union(without)
+        without = (_options(options) - _NEVER_NAMED).union(without)
     return _without(fields.kept, without) if without else fields.kept
+
+
+def _options(values: Iterable[bytes]) -> set[bytes]:
+    """Return the options of all `Connection` fields (RFC 9110 7.6.1)."""
+    return {option.strip() for value in values for option in value.lower().split(b",")}
 
 
 def to_homeserver(fields: Fields, hop: Hop, without: Collection[bytes] = ()) -> Sequence[Field]:

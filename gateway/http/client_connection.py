@@ -156,6 +156,7 @@ class ClientConnection(asyncio.Protocol):
                 if response is None:
                     return
                 self._response = response
+                self.resume_reading()  # it may have been paused by an interim answer
                 self._feed(response.body, data, start)
                 caller.answered(response)
             else:
@@ -200,21 +201,23 @@ class ClientConnection(asyncio.Protocol):
         if not body.ended:
             start = body.feed(data, start)
             if body.waiting > READ_LIMIT:
-                body.taken = self._resume
-                self._pause()
+                body.taken = self.resume_reading
+                self.pause_reading()
         if start < len(data):
             self._surplus = True
 
-    def _resume(self) -> None:
+    def pause_reading(self) -> None:
+        """Take no more of the answer for now."""
+        if not (self._paused or self.transport.is_closing()):
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take more of the answer."""
         if self._paused:
             self._paused = False
             if not self.transport.is_closing():
                 self.transport.resume_reading()
-
-    def _pause(self) -> None:
-        if not (self._paused or self.transport.is_closing()):
-            self._paused = True
-            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """Remember that the homeserver does not take what is sent."""

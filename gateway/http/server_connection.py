@@ -204,9 +204,7 @@ class ServerConnection(asyncio.Protocol):
     def _drain(self) -> None:
         """Go on once the answer was taken and the rest of the request has come; close where nothing may follow."""
         body = cast("Request", self.request).body
-        if body.error is not None:
-            self.close()
-        elif self.writable and body.ended:
+        if self.writable and body.ended:
             if self._closes:
                 self.close()
             else:

@@ -58,7 +58,7 @@ class Transfer:
         # Whether all of the request's body has gone up, and whether a piece has gone by itself.
         self._uploaded = self._body_sent = False
         # What was read of the answer's body to be looked into.
-        self._ahead = b""
+        self._ahead: bytes | bytearray = b""
 
     def start(self) -> None:
         """Send the request, with its body if that is here already, over a kept connection or a new one."""
@@ -178,9 +178,13 @@ class Transfer:
     # Down.
 
     def interim(self, response: Response) -> None:
-        """Relay an interim answer (RFC 9110 15.2)."""
-        if not self._exchange.request.is_http_1_0:
-            self._exchange.connection.write(_head(response, end_to_end(response)))
+        """Relay an interim answer (RFC 9110 15.2), at the pace of the client."""
+        request, connection = self._exchange.request, self._exchange.connection
+        if not request.is_http_1_0:
+            connection.write(_head(response, end_to_end(response)))
+            if self._upstream is not None and not connection.writable:
+                self._upstream.pause_reading()
+                request.writable = self._upstream.resume_reading
 
     def answered(self, response: Response) -> None:
         """Begin to relay the final answer."""
@@ -188,6 +192,7 @@ class Transfer:
         if response.body.error is not None and not response.body.waiting:
             self._broken()
         elif self._rewrite is not None and _is_plain_json(response):
+            self._ahead = bytearray()
             response.body.changed = self._collect
             self._collect()
         else:
@@ -211,7 +216,7 @@ class Transfer:
         elif len(self._ahead) > _MAX_REWRITTEN:
             self._begin_answer(response)
         elif body.ended:
-            rewritten = rewrite(self._ahead)
+            rewritten = rewrite(bytes(self._ahead))
             if rewritten is None:
                 self._begin_answer(response)
                 return
@@ -234,7 +239,9 @@ class Transfer:
         self._keep_alive = framed and exchange.keeps_alive
         if request.is_http_1_0 or not self._keep_alive:
             fields = (*fields, connection_field(keep_alive=self._keep_alive))
-        octets = self._ahead + body.take()
+        octets = body.take()
+        if self._ahead:
+            octets = bytes(self._ahead) + octets
         octets = _head(response, fields) + (chunk(octets) if self._chunks else octets)
         if body.ended:
             self._finish(response, octets)

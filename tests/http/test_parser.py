@@ -80,6 +80,9 @@ def test_a_method_is_any_word_of_capitals(method: str) -> None:
         (b"GET / HTTP/1.0", b"A: b", False),
         (b"GET / HTTP/1.0", b"Connection: keep-alive", True),
         (b"GET / HTTP/1.0", b"Connection: close", False),
+        (b"GET / HTTP/1.0", b"Connection: keep-alive, close", False),
+        (b"GET / HTTP/1.0", b"Connection: Close,keep-alive", False),
+        (b"GET / HTTP/1.0", b"Connection: keep-alive\r\nConnection: close", False),
     ],
 )
 def test_a_connection_is_kept_as_version_and_options_say(line: bytes, field: bytes, *, keep_alive: bool) -> None:

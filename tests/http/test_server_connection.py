@@ -11,6 +11,7 @@ from gateway.http.states import CLOSED, DRAINING, HEAD, IDLE, REQUEST
 from tests.http.by_hand import ANSWER, GET, Asked, ByHand, served
 from tests.raw_http import connected
 from tests.waiting import until
+from tests.web.whole_answers import END, Received, wired
 
 ONE_READ = 2**18  # the most that a loop reads at once
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
@@ -329,12 +330,23 @@ async def test_an_answer_before_a_body_that_is_held_back_takes_the_rest_of_it() 
         assert await client.rest() == ANSWER
 
 
-async def test_chunks_that_are_none_behind_an_answer_end_the_connection() -> None:
-    async with served() as site, connected(site.port) as client:
-        await client.send(CHUNKED)
-        (await site.application.next()).answer(keep_alive=False)
-        await client.send(b"zz\r\n")
+@pytest.mark.parametrize("behind", [False, True])
+async def test_who_sends_on_after_a_chunk_that_is_none_has_its_answer(*, behind: bool) -> None:
+    """Closed while more comes, the connection would be reset, and many a system forgets what it did not read yet."""
+    async with served() as site, wired(site.port) as client:
+        await client.send(CHUNKED if behind else CHUNKED + b"zz\r\n")
+        asked = await site.application.next()
+        asked.answer(keep_alive=False)
+        if behind:
+            await client.send(b"zz\r\n")
+        for _ in range(5):
+            await client.send(GET)
+            await asyncio.sleep(0.01)
+        assert await client.receive(1) == Received(ANSWER, END)
+        assert site.has(1)
+        client.socket.close()
         await site.empty(1)
+        assert len(site.application.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -373,6 +385,7 @@ async def test_chunks_that_are_none_break_the_request(body: bytes) -> None:
         await until(lambda: asked.request.body.error)
         asked.answer(keep_alive=False)
         assert await client.rest() == ANSWER
+        client.writer.close()
         await site.empty()
         assert len(site.application.asked) == 1
 

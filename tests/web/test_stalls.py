@@ -20,6 +20,7 @@ SETTINGS = {"stall_timeout": STALL}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BLOCK = bytes(2**16)
 MUCH = 2**28
+INTERIMS = 400  # 24 MB in all, far more than the buffers of the system hold
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -110,6 +111,33 @@ async def test_a_reader_that_never_reads_is_ended_on_both_sides(tmp_path: Path) 
     assert received.ended in {END, RESET}
     (answer,) = read_answers(received, ["GET"])
     assert not answer.whole
+
+
+async def test_interim_answers_come_no_faster_than_their_client_reads(tmp_path: Path) -> None:
+    sent = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await read_message(reader)
+        for _ in range(INTERIMS):
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: %b\r\n\r\n" % (b"a" * 60_000))
+            await writer.drain()
+            sent += 1
+        writer.write(OK)
+
+    homeserver = RawServer(handler)
+    async with homeserver.running(), running_gateway(tmp_path, homeserver.url) as gateway:
+        async with wired(gateway.port) as client:
+            await client.send(request("GET /hints", "Connection: close"))
+            before = -1
+            while before < sent < INTERIMS:
+                before = sent
+                await asyncio.sleep(0.3)
+            held_back = sent
+            received = await client.receive(SOON)
+    assert 0 < held_back < INTERIMS
+    (answer,) = read_answers(received, ["GET"])
+    assert (answer.status, len(answer.interim), received.ended) == (200, INTERIMS, END)
 
 
 @pytest.mark.parametrize("path", ["/x", LOGIN])

@@ -77,16 +77,16 @@ class Wire:
 
     async def receive(self, seconds: float) -> Received:
         """Return everything until the connection ends, or so many seconds are over."""
-        octets = b""
+        octets, ended = bytearray(), END
         try:
             async with asyncio.timeout(seconds):
                 while piece := await self._piece():
                     octets += piece
         except TimeoutError:
-            return Received(octets, "")
+            ended = ""
         except ConnectionError:
-            return Received(octets, RESET)
-        return Received(octets, END)
+            ended = RESET
+        return Received(bytes(octets), ended)
 
     async def _piece(self) -> bytes:
         return await self._loop.sock_recv(self.socket, _PIECE)
