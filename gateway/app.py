@@ -26,7 +26,7 @@ from gateway.storage.database import open_database
 from gateway.storage.last_seen import LastSeen
 from gateway.systemd import HandedOver, Supervisor, handed_over
 from gateway.tasks import Background
-from gateway.upstream.homeserver import HomeserverAnswered
+from gateway.upstream.answers import HomeserverAnswered
 from gateway.web.admin import Health
 from gateway.web.entrances import Entrances, Prepared
 from gateway.web.listeners import PublicServer

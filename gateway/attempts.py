@@ -15,7 +15,7 @@ from gateway.limits import network
 from gateway.logs import Logger
 from gateway.metrics import Metrics
 from gateway.storage.audit import BY_HOMESERVER, OPENED, Audit, Entry
-from gateway.upstream.homeserver import HomeserverAnswered
+from gateway.upstream.answers import HomeserverAnswered
 from gateway.upstream.pool import Reply
 
 

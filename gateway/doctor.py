@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote
 
+from gateway.core.homeserver_kinds import HomeserverKind, Probe, kind_named
 from gateway.errors import Refused, Unusable
 from gateway.fetched_keys import fetch_once
 from gateway.issuer_keys import KeySource
@@ -19,16 +20,12 @@ from gateway.storage.migrate import NeedsUpgrade
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import SessionMethod
-from gateway.upstream.sessions.appservice import UNKNOWN_USER
+from gateway.upstream.sessions.appservice import is_unknown_user
 from gateway.upstream.sessions.jwt import JwtSessions
+from gateway.upstream.users import software
 
 Verdict = Literal["pass", "warn", "fail"]
 
-# Software that answers an application service's login of a user that is not there by saying so. Of the others,
-# Dendrite opens a session, Conduit drops the connection, and Palpo does not tell it from a name that is not ours.
-_TELLS_UNKNOWN_USERS: Final = frozenset(("synapse", "tuwunel", "continuwuity"))
-# Software whose paths are matched before they are decoded, so that an odd answer is the doing of what is between.
-_KEEPS_PATHS: Final = frozenset(("synapse",))
 # The types by which homeservers take a JWT, the old one too, whichever of them the gateway takes.
 _JWT_TYPES: Final = ("org.matrix.login.jwt", "m.login.jwt")
 # A difference of clocks that well-kept machines do not have, in seconds.
@@ -66,7 +63,7 @@ async def examine_homeserver(
         return [
             Finding(name, "pass", "the homeserver answers"),
             _clock(reply, leeway, moment),
-            *await _Examination(homeserver, method, *await _software(homeserver)).findings(),
+            *await _Examination(homeserver, method, *await software(homeserver)).findings(),
         ]
     except Refused as refused:
         mend = "start the homeserver, look at its log, or set [homeserver] url to where it listens"
@@ -131,14 +128,6 @@ def _clock(reply: Reply, leeway: int, moment: float) -> Finding:
     return Finding(name, "pass", says)
 
 
-async def _software(homeserver: Homeserver) -> tuple[str, str]:
-    """Return name and version, "" where the homeserver does not say."""
-    reply = await homeserver.ask("/_matrix/federation/v1/version")
-    server = reply.json().get("server")
-    name, version = (server.get(key) for key in ("name", "version")) if isinstance(server, dict) else (None, None)
-    return name if isinstance(name, str) else "", version if isinstance(version, str) else ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Examination:
     """The questions to a homeserver that answers."""
@@ -148,13 +137,17 @@ class _Examination:
     software: str
     version: str
 
+    @property
+    def _kind(self) -> HomeserverKind:
+        return kind_named(self.software)
+
     async def findings(self) -> list[Finding]:
         """Return what each question showed; raises `Refused` where the homeserver goes away."""
         found = [self._known()]
         whoami = await self.homeserver.call("GET", "/_matrix/client/v3/account/whoami")
         found += [await self._server_name(whoami), await self._paths()]
         if self.homeserver.as_token:
-            found.append(self._as_token(whoami))
+            found.append(await self._as_token(whoami))
         accepted = found[-1].verdict == "pass"
         if self.method is not None:
             found.append(await self._session_method(self.method))
@@ -176,7 +169,7 @@ class _Examination:
     def _known(self) -> Finding:
         if self.software:
             return Finding("software", "pass", f"{self.software} {self.version}".strip())
-        mend = "nothing to do; only that /_matrix/federation/v1/version is not served at this address"
+        mend = "nothing to do; it is treated with the care that an unknown one needs"
         return Finding("software", "warn", "the homeserver does not say which software it is", mend)
 
     async def _server_name(self, whoami: Reply) -> Finding:
@@ -197,7 +190,7 @@ class _Examination:
     async def _paths(self) -> Finding:
         """Compare the answers for a user id with a slash in it, percent-encoded and not."""
         name = "paths"
-        user_id = f"@{_probe('')}/x:{self.homeserver.server_name}"
+        user_id = f"@doctor{secrets.token_hex(8)}/x:{self.homeserver.server_name}"
         target = "/_matrix/client/v3/profile/"
         encoded = await self.homeserver.call("GET", target + quote(user_id, safe=""))
         decoded = await self.homeserver.call("GET", target + quote(user_id, safe="/"))
@@ -212,21 +205,29 @@ class _Examination:
         if (encoded.status, encoded.body) != (decoded.status, decoded.body):
             return Finding(name, "pass", "percent-encoded paths reach the homeserver as they are")
         says = "%2F in a path is answered as a slash: something between decodes paths"
-        if self.software.lower() in _KEEPS_PATHS:
+        if self._kind.keeps_paths:
             return Finding(name, "fail", says, mend)
         return Finding(name, "warn", f"{says}, or the homeserver does so itself", mend)
 
-    def _as_token(self, whoami: Reply) -> Finding:
+    async def _as_token(self, whoami: Reply) -> Finding:
         name = "as_token"
+        user_id = whoami.json().get("user_id")
+        if (whoami.status, whoami.errcode) == (404, "M_NOT_FOUND"):  # tuwunel, before the sender has an account
+            return Finding(name, "pass", "accepted")
         if whoami.status != 200:
             says = f"the homeserver does not accept it: {_told(whoami)}"
             return Finding(name, "fail", says, _REGISTER)
-        if whoami.json().get("device_id") is not None:
-            says = (
-                f"it is the access token of a device of {whoami.json().get('user_id')}, not of an application service"
-            )
+        # Dendrite and Palpo say of an application service too that it has a device; only a login tells.
+        if whoami.json().get("device_id") is not None and not await self._logs_in_others():
+            says = f"it is the access token of a device of {user_id}, not of an application service"
             return Finding(name, "fail", says, _REGISTER)
-        return Finding(name, "pass", f"accepted, as {whoami.json().get('user_id')}")
+        return Finding(name, "pass", f"accepted, as {user_id}")
+
+    async def _logs_in_others(self) -> bool:
+        if self._kind.probe is Probe.NONE:
+            return False
+        reply = await self._log_in(self._probe(""))
+        return self._is_inside(reply) or reply.errcode == "M_EXCLUSIVE" or "namespace" in reply.error
 
     async def _login(self) -> Finding:
         name = "appservice login"
@@ -257,28 +258,34 @@ class _Examination:
 
     async def _namespace(self) -> Finding:
         name = "namespace"
-        if self.software.lower() not in _TELLS_UNKNOWN_USERS:
+        if self._kind.probe is Probe.NONE:
             says = f"can't be asked of {self.software or 'an unknown software'} without making an account"
             mend = f"see that the regex in the registration is '^@.*:{self.homeserver.server_name}$', dots escaped"
             return Finding(name, "warn", says, mend)
         outside = []
-        for localpart in (_probe(""), _probe("._=/+-")):
+        for localpart in (self._probe(""), self._probe("._=/+-")):
             reply = await self._log_in(localpart)
+            if self._is_inside(reply):
+                continue
             if reply.status == 403 or reply.errcode == "M_EXCLUSIVE":
                 outside.append(localpart)
-            elif (reply.status, reply.errcode) not in UNKNOWN_USER:
+            else:
                 return Finding(name, "warn", f"can't be seen: {_told(reply)} to a login", "see the homeserver's log")
         if outside:
             says = f"the registration does not cover every user: {' and '.join(outside)} would be outside"
             return Finding(name, "fail", says, _REGISTER)
         return Finding(name, "pass", "covers every user of the server, as far as two names show")
 
+    def _probe(self, characters: str) -> str:
+        """Return a localpart that nobody has, or that nobody can have."""
+        return f"{'Doctor' if self._kind.probe is Probe.INVALID else 'doctor'}{characters}{secrets.token_hex(8)}"
+
+    def _is_inside(self, reply: Reply) -> bool:
+        if self._kind.probe is Probe.INVALID:
+            return reply.errcode == "M_INVALID_USERNAME"
+        return is_unknown_user(reply, self._kind)
+
     async def _log_in(self, localpart: str) -> Reply:
         identifier = {"type": "m.id.user", "user": localpart}
         body = {"type": "m.login.application_service", "identifier": identifier}
         return await self.homeserver.call("POST", "/_matrix/client/v3/login", body, repeat=False)
-
-
-def _probe(characters: str) -> str:
-    """Return a localpart that nobody has."""
-    return f"doctor{characters}{secrets.token_hex(8)}"

@@ -25,6 +25,7 @@ class Refusal(enum.Enum):
     SUBJECT_MISSING = enum.auto()
     ALREADY_USED = enum.auto()
     BAD_LOCALPART = enum.auto()
+    RESERVED_LOCALPART = enum.auto()
     IDENTITY_REFUSED = enum.auto()
     USER_NOT_FOUND = enum.auto()
     ACCOUNT_LOCKED = enum.auto()
@@ -82,6 +83,7 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
     Refusal.SUBJECT_MISSING: Answer(403, "M_FORBIDDEN", "Invalid JWT"),
     Refusal.ALREADY_USED: Answer(403, "M_FORBIDDEN", _JWT + "invalid_token: The token was already used"),
     Refusal.BAD_LOCALPART: Answer(400, "M_INVALID_USERNAME", "{}"),
+    Refusal.RESERVED_LOCALPART: Answer(400, "M_EXCLUSIVE", "{}"),
     Refusal.IDENTITY_REFUSED: Answer(403, "M_FORBIDDEN", "This identity may not log in here"),
     Refusal.USER_NOT_FOUND: Answer(403, "M_FORBIDDEN", "User not found"),
     Refusal.ACCOUNT_LOCKED: Answer(401, "M_USER_LOCKED", "User account has been locked"),
@@ -113,6 +115,7 @@ ANSWERS: Final[dict[Refusal, Answer]] = {
 OF_THE_USER: Final = frozenset(
     (
         Refusal.BAD_LOCALPART,
+        Refusal.RESERVED_LOCALPART,
         Refusal.IDENTITY_REFUSED,
         Refusal.USER_NOT_FOUND,
         Refusal.ACCOUNT_LOCKED,

@@ -14,9 +14,11 @@ from gateway.limits import Places
 from gateway.logs import Logger
 from gateway.storage.avatars import Avatars
 from gateway.tasks import Background
+from gateway.upstream.answers import HomeserverAnswered
 from gateway.upstream.fetching import NotFetched
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.images import AT_ONCE, Images, ImageSettings
+from gateway.upstream.profiles import set_avatar, set_display_name, upload
 
 When = Literal["never", "first_login", "every_login"]
 
@@ -58,7 +60,7 @@ class Profile:
         with self._told(user_id), self._places.one():
             if name:
                 with self._told(user_id):
-                    await self.homeserver.set_display_name(user_id, name)
+                    await set_display_name(self.homeserver, user_id, name)
             # Of several logins at once the first one's will do.
             if avatar and localpart not in self._busy:
                 self._busy.add(localpart)
@@ -88,7 +90,7 @@ class Profile:
             self.log.info("avatar_left_alone", user_id=user_id, reason="neither an mxc:// nor an https:// address")
             return
         if not known.source or found.mxc != known.mxc:
-            await self.homeserver.set_avatar(user_id, found.mxc)
+            await set_avatar(self.homeserver, user_id, found.mxc)
         await self.avatars.note(localpart, replace(found, source=source))
 
     async def _upload(self, localpart: str, user_id: str, address: str, known: Avatar) -> Avatar:
@@ -99,7 +101,7 @@ class Profile:
             # An address with a signature is another one each time.
             if content == known.content:
                 return known
-            mxc = await self.homeserver.upload(user_id, image.media_type, image.octets)
+            mxc = await upload(self.homeserver, user_id, image.media_type, image.octets)
         found = Avatar(content=content, mxc=mxc)
         await self.avatars.note(localpart, found)  # should it not be set now, it need not be uploaded again
         return found

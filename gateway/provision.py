@@ -33,7 +33,8 @@ from gateway.issuers import Issuer
 from gateway.logs import Logger
 from gateway.metrics import Metrics
 from gateway.storage.accounts import Accounts
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade
+from gateway.upstream.answers import HomeserverAnswered, MaybeMade
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionMethod, UnknownUser, Wanted
 
@@ -103,6 +104,7 @@ class Provision:
             check_existence(account, rules, exists=exists)
         if account is None:
             localpart = identity.localpart
+            await self.sessions.check_name(localpart)
             ours = await self.accounts.claim(identity, int(self.now()))
         else:
             localpart = account.localpart
@@ -132,7 +134,7 @@ class Provision:
         try:
             async with asyncio.timeout(CALLS_SECONDS):
                 with self.metrics.login_step("register"):
-                    made = await self.sessions.register(localpart)
+                    made = await self.sessions.register(localpart, who.client.fields)
                 check_made(who.issuer.accounts, row, self.now(), made=made)
                 return (
                     await self._open_first(who, localpart, row, made=made) if self.sessions.makes_accounts else made
@@ -159,14 +161,15 @@ class Provision:
             return await self._open(wanted)
         except UnknownUser as unknown:
             # The homeserver lost an account that it had: its database is new, or older than ours.
+            opened_on = unknown.device_id
             if not wanted.may_make:
                 if unknown.doubtful and await self.sessions.exists(account.localpart):
                     raise HomeserverAnswered(unknown.reply) from None
                 raise user_not_found() from None
-        if await self.sessions.register(account.localpart):
+        if await self.sessions.register(account.localpart, wanted.client):
             self.log.warning("account_made_again", user_id=self.user_id(account))
         try:
-            return await self._open(wanted)
+            return await self._open(wanted.on_device(opened_on))
         except UnknownUser as unknown:
             if unknown.doubtful:
                 raise HomeserverAnswered(unknown.reply) from None

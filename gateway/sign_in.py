@@ -21,7 +21,7 @@ from gateway.provision import Provision, Verified
 from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
-from gateway.upstream.homeserver import HomeserverAnswered, MaybeMade
+from gateway.upstream.answers import HomeserverAnswered, MaybeMade
 from gateway.upstream.pool import NotConnected, Reply
 
 

@@ -1,8 +1,10 @@
 """What tests of several parts need: a fake homeserver, fresh for each test, certificates, a PostgreSQL for all."""
 
 import asyncio
+import dataclasses
 import importlib.util
 import os
+import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -13,7 +15,18 @@ import pytest
 from gateway.storage.database import DatabaseSettings, upgrade_database
 from tests.authority import Authority, authority_in
 from tests.fake_homeserver import FakeHomeserver, running_homeserver
+from tests.flavours import OLD_SYNAPSE
+from tests.old_synapse import old_python
 from tests.postgres_server import TEMPLATE, PostgresServer, find_programs, running_postgres
+from tests.real_dendrite import RealDendrite, dendrite_program, running_dendrite
+from tests.real_synapse import AS_TOKEN, JWT_CONFIG, RealSynapse, needs_synapse
+from tests.real_synapse import running as running_real_synapse
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take what `tests/conformance` is asked for."""
+    parser.addoption("--homeserver", default="", metavar="KIND|URL", help="the homeserver of tests/conformance")
+    parser.addoption("--as-token", default=AS_TOKEN, metavar="TOKEN", help="its application service's, with a URL")
 
 
 @pytest.fixture
@@ -74,3 +87,39 @@ def postgres() -> Iterator[PostgresServer]:
         server.sql(f"CREATE DATABASE {TEMPLATE}")
         asyncio.run(upgrade_database(DatabaseSettings(url=server.url(TEMPLATE))))
         yield server
+
+
+@pytest.fixture(scope="session")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    needs_synapse()
+    with running_real_synapse(tmp_path_factory.mktemp("synapse")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def jwt_synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    """A Synapse with a JWT login of its own, and nobody but us who has its secret."""
+    needs_synapse()
+    with running_real_synapse(tmp_path_factory.mktemp("jwt-synapse"), jwt_config=JWT_CONFIG) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def old_synapse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
+    """The oldest Synapse that we speak of, in an environment of its own that is made once."""
+    python = old_python(request.config.cache.mkdir("environments"))
+    with running_real_synapse(tmp_path_factory.mktemp("old-synapse"), python) as started:
+        yield dataclasses.replace(started, flavour=OLD_SYNAPSE)
+
+
+@pytest.fixture(scope="session")
+def dendrite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealDendrite]:
+    program = dendrite_program(request.config.cache.mkdir("dendrite"))
+    with running_dendrite(tmp_path_factory.mktemp("dendrite"), program) as started:
+        yield started
+
+
+@pytest.fixture
+def localpart() -> str:
+    """A name that no other test has."""
+    return f"user-{secrets.token_hex(6)}"

@@ -53,7 +53,9 @@ class FakeHomeserver(FakeServer):
         super().__init__()
         self.flavour = flavour
         self.namespace = re.compile(rf"@.*:{re.escape(SERVER_NAME)}")
+        self.reserved = re.compile(r"(?!)")  # localparts of another application service, in an exclusive namespace
         self.being_made: set[str] = set()
+        self.hollow: dict[str, tuple[str, str]] = {}  # Dendrite's sessions of users who are not there
         self.jwt_seen: set[str] = set()
         self.jwt_claims: dict[str, Any] | None = None  # what tokens must say; None: there is no JWT login
         self.users: dict[str, User] = {}
@@ -67,11 +69,17 @@ class FakeHomeserver(FakeServer):
         """How often an account was asked for."""
         return len(self.to("/register"))
 
+    def devices_of(self, user_id: str) -> set[str]:
+        """Return the devices of a user."""
+        return {self.devices[token] for token, owner in self.sessions.items() if owner == user_id}
+
     def _name(self, path: str) -> str:
         if path.startswith("/_matrix/client/v3/profile/"):
             return "profile"
         if path.startswith("/_matrix/client/v3/devices/"):
             return "device"
+        if path == self.flavour.told_by:
+            return "software"
         return path.rpartition("/")[2]
 
     def _answer(self, name: str, seen: Seen) -> web.Response:
@@ -89,7 +97,9 @@ class FakeHomeserver(FakeServer):
             ("POST", "all"): self._log_out_all,
             ("GET", "devices"): self._list_devices,
             ("DELETE", "device"): self._delete_device,
-            ("GET", "version"): self._version,
+            ("GET", "available"): self._available,
+            ("GET", "software"): self._software,
+            ("GET", "server"): self._key,
             ("GET", "versions"): self._versions,
         }
         try:
@@ -107,7 +117,9 @@ class FakeHomeserver(FakeServer):
             raise _Refused((404, "M_UNRECOGNIZED"))
         if not self.flavour.names.fullmatch(name):
             raise _Refused((400, "M_INVALID_USERNAME"))
-        if not self._is_ours(name):
+        if len(f"@{name}:{SERVER_NAME}") > self.flavour.max_user_id:
+            raise _Refused((400, "M_BAD_JSON"))
+        if not self._is_ours(name) or (self.flavour.reserved is None and self.reserved.fullmatch(name)):
             raise _Refused((400, "M_EXCLUSIVE"))
         if name in self.users:
             raise _Refused((400, "M_USER_IN_USE"))
@@ -115,6 +127,8 @@ class FakeHomeserver(FakeServer):
             name if self.flavour.names_by_localpart else None,
             was_guest=self.flavour.needs_password and not body.get("password"),
         )
+        for token in [token for token, (owner, _) in self.hollow.items() if owner == f"@{name}:{SERVER_NAME}"]:
+            self.sessions[token], self.devices[token] = self.hollow.pop(token)
         return self._json({"user_id": f"@{name}:{SERVER_NAME}"})
 
     def _login(self, seen: Seen) -> web.Response:
@@ -134,7 +148,9 @@ class FakeHomeserver(FakeServer):
             self._check_appservice(seen, self.flavour.bad_token)
             name = body["identifier"]["user"]
             if not self._is_ours(name):
-                raise _Refused(self.flavour.outside_namespace)
+                raise _Refused(self.flavour.outside_namespace, self.flavour.outside_error)
+            if self.flavour.checks_login_names and not self.flavour.names.fullmatch(name):
+                raise _Refused((400, "M_INVALID_USERNAME"))
         elif body.get("type") == "org.matrix.login.jwt" and self.jwt_claims is not None:
             name = self._named_by_token(body["token"])
         else:
@@ -170,8 +186,10 @@ class FakeHomeserver(FakeServer):
 
     def _session(self, name: str, body: dict[str, Any]) -> web.Response:
         user, flavour = self.users.get(name), self.flavour
+        if name in flavour.own_localparts:
+            user = self.users.setdefault(name, User())
         if user is None and flavour.unknown_user:
-            raise _Refused(flavour.unknown_user)
+            raise _Refused(flavour.unknown_user, flavour.unknown_error)
         if user and user.deactivated and flavour.deactivated:
             raise _Refused(flavour.deactivated)
         if user and user.locked and flavour.locked:
@@ -183,16 +201,18 @@ class FakeHomeserver(FakeServer):
             self._end_sessions(
                 [old for old, id_ in self.devices.items() if (self.sessions[old], id_) == (user_id, device_id)]
             )
-        if user is not None:  # the token of nobody is dead (Dendrite)
+        if user is not None:
             self.sessions[token], self.devices[token] = user_id, device_id
+        else:
+            self.hollow[token] = user_id, device_id
         session: dict[str, Any] = {
             "user_id": user_id,
             "access_token": token,
             "home_server": SERVER_NAME,
             "device_id": device_id,
         }
-        if body.get("refresh_token") and flavour.refreshes:
-            session |= {"refresh_token": f"syr_{number}", "expires_in_ms": 300000}
+        if body.get("refresh_token") and flavour.refreshes is not False:
+            session |= {"refresh_token": f"syr_{number}"} | ({"expires_in_ms": 300000} if flavour.refreshes else {})
         return self._json(session)
 
     def _flows(self, _seen: Seen) -> web.Response:
@@ -207,45 +227,64 @@ class FakeHomeserver(FakeServer):
             raise _Refused((400, "M_INVALID_PARAM"))
         user = self.users.get(self._named(seen.path))
         if user is None:
+            if self.flavour.no_profile is None:
+                return self._json({})
             raise _Refused(self.flavour.no_profile)
         if user.display_name is None and self.flavour.hides_empty_profiles:
             raise _Refused((404, "M_NOT_FOUND"))
         return self._json({"displayname": user.display_name})
 
     def _set_profile(self, seen: Seen) -> web.Response:
-        self._check_appservice(seen)
+        self._assert(seen)
         user, body = self.users[self._named(seen.path)], seen.json()
         user.display_name = body.get("displayname", user.display_name)
         user.avatar = body.get("avatar_url", user.avatar)
         return self._json({})
 
     def _upload(self, seen: Seen) -> web.Response:
-        self._check_appservice(seen)
+        self._assert(seen)
         mxc = f"mxc://{SERVER_NAME}/media{next(self._numbers)}"
         self.media[mxc] = (seen.values("content-type")[0].decode(), seen.body)
         return self._json({"content_uri": mxc})
 
     def _whoami(self, seen: Seen) -> web.Response:
         tokens = seen.values("authorization")
-        if tokens and (user_id := self.sessions.get(tokens[0].decode().removeprefix("Bearer "))):
-            return self._json({"user_id": user_id})
-        self._check_appservice(seen)
-        user_id = parse_qs(urlsplit(seen.target).query).get("user_id", [f"@_login_gateway:{SERVER_NAME}"])[0]
-        if user_id == f"@_login_gateway:{SERVER_NAME}":
-            return self._json({"user_id": user_id})
+        token = tokens[0].decode().removeprefix("Bearer ") if tokens else ""
+        if token in self.hollow:
+            return web.json_response({"Err": ""}, status=500)
+        if user_id := self.sessions.get(token):
+            user = self.users[user_id[1:].partition(":")[0]]
+            guest = {"is_guest": user.deactivated or user.was_guest} if self.flavour.tells_guests else {}
+            return self._json({"user_id": user_id, "device_id": self.devices[token], **guest})
+        asserted = self._assert(seen)
+        user_id = asserted or f"@_login_gateway:{SERVER_NAME}"
         name = user_id[1:].partition(":")[0]
-        if self.flavour.whoami_makes_users:
-            self.users.setdefault(name, User())
-        if name not in self.users and not self.flavour.whoami_knows_all:
+        if asserted and name not in self.users and not self.flavour.whoami_knows_all:
             raise _Refused((403, "M_FORBIDDEN"))
-        return self._json({"user_id": user_id})
+        device_id = self.flavour.devices[bool(asserted)]
+        return self._json({"user_id": user_id, **({"device_id": device_id} if device_id else {})})
+
+    def _assert(self, seen: Seen) -> str:
+        """Return in whose name the application service asks, "" in its own, with what that alone does already."""
+        self._check_appservice(seen)
+        user_id = parse_qs(urlsplit(seen.target).query).get("user_id", [""])[0]
+        name = user_id[1:].partition(":")[0]
+        if user_id and self.flavour.whoami_makes_users:
+            self.users.setdefault(name, User())
+        if user_id and self.flavour.leaves_devices:
+            self.sessions[f"hidden {name}"], self.devices[f"hidden {name}"] = user_id, "appservice"
+        return user_id
 
     def _log_out(self, seen: Seen) -> web.Response:
+        if "user_id=" in seen.target:
+            user_id = self._assert(seen)
+            return self._end_sessions([f"hidden {user_id[1:].partition(':')[0]}"])
         return self._end_sessions([self._own_token(seen)])
 
     def _log_out_all(self, seen: Seen) -> web.Response:
         if "user_id=" in seen.target:
-            return self._end_sessions(list(self._sessions_of(seen)))
+            hidden = "hidden " if self.flavour.leaves_devices else None
+            return self._end_sessions([each for each in self._sessions_of(seen) if each[:7] != hidden])
         user_id = self.sessions[self._own_token(seen)]
         return self._end_sessions([token for token, owner in self.sessions.items() if owner == user_id])
 
@@ -261,12 +300,13 @@ class FakeHomeserver(FakeServer):
 
     def _delete_device(self, seen: Seen) -> web.Response:
         wanted = unquote(seen.path.rpartition("/")[2])
+        if self.flavour.leaves_devices:
+            raise _Refused((401, ""))  # user-interactive authentication
         return self._end_sessions([token for token in self._sessions_of(seen) if self.devices[token] == wanted])
 
     def _sessions_of(self, seen: Seen) -> Iterator[str]:
         """The sessions of the user that the application service names."""
-        self._check_appservice(seen)
-        user_id = parse_qs(urlsplit(seen.target).query)["user_id"][0]
+        user_id = self._assert(seen)
         if user_id[1:].partition(":")[0] not in self.users:
             raise _Refused((403, "M_FORBIDDEN"))
         return (token for token, owner in self.sessions.items() if owner == user_id)
@@ -276,8 +316,25 @@ class FakeHomeserver(FakeServer):
             del self.sessions[token], self.devices[token]
         return self._json({})
 
-    def _version(self, _seen: Seen) -> web.Response:
-        return self._json({"server": {"name": self.flavour.name, "version": "1"}})
+    def _available(self, seen: Seen) -> web.Response:
+        if self.flavour.reserved is None:
+            raise _Refused((403, "M_FORBIDDEN"), "Registration has been disabled")
+        name = parse_qs(urlsplit(seen.target).query)["username"][0]
+        status, errcode, error = self.flavour.reserved
+        if self.reserved.fullmatch(name) and (name not in self.users or errcode == "M_USER_IN_USE"):
+            raise _Refused((status, errcode), error)
+        if name in self.users or name in self.flavour.own_localparts:
+            raise _Refused((400, "M_USER_IN_USE"), "Desired user ID is already taken.")
+        return self._json({"available": True})
+
+    def _software(self, seen: Seen) -> web.Response:
+        said = {"name": self.flavour.name, "version": "1"}
+        if seen.path == "/_matrix/client/versions":
+            return self._json({"versions": ["v1.11"], "net.zemos.msc4383.server": said})
+        return self._json({"server": said} if "federation" in seen.path else said)
+
+    def _key(self, _seen: Seen) -> web.Response:
+        return self._json({"server_name": SERVER_NAME})
 
     def _versions(self, _seen: Seen) -> web.Response:
         return self._json({"versions": ["v1.11"]})

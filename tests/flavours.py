@@ -1,6 +1,7 @@
 """How one homeserver differs from the others: the answers that the gateway has to live with, software by software.
 
-Read in the sources of each; of Synapse they were also seen on a real one.
+Seen on real ones: Synapse 1.163 and 1.98, Dendrite 0.13.8, Palpo of August 2026, tuwunel 1.4.6. Those of continuwuity
+and Conduit were read in their sources.
 """
 
 import re
@@ -19,11 +20,22 @@ class Flavour:
 
     `bad_token` and `outside_namespace` are of the login; `register_` ones of the registration. `unknown_user` of
     (599, "") breaks the connection off. `ends_old`: a device's new session ends the one before.
+    `reserved` is what /register/available says of a name in another application service's exclusive namespace, None
+    where it says nothing while registration is off, and /register itself refuses such a name. `devices` are those of
+    whoami, with the as_token alone and in a user's name.
     """
 
     name: str
     unknown_user: Refusal | None
-    no_profile: Refusal = (404, "M_NOT_FOUND")
+    unknown_error: str = "refused"
+    no_profile: Refusal | None = (404, "M_NOT_FOUND")
+    reserved: tuple[int, str, str] | None = (400, "M_EXCLUSIVE", "Username is reserved.")
+    own_localparts: frozenset[str] = frozenset()
+    devices: tuple[str | None, str | None] = (None, None)
+    leaves_devices: bool = False
+    tells_guests: bool = False
+    max_user_id: int = 255
+    told_by: str = "/_matrix/federation/v1/version"
     names: re.Pattern[str] = _LOCALPART
     whoami_makes_users: bool = False
     whoami_knows_all: bool = False
@@ -36,8 +48,11 @@ class Flavour:
     register_bad_token: Refusal = (401, "M_UNKNOWN_TOKEN")
     bad_token: Refusal = (401, "M_UNKNOWN_TOKEN")
     outside_namespace: Refusal = (400, "M_EXCLUSIVE")
+    outside_error: str = "refused"
+    checks_login_names: bool = False
     ends_old: bool = True
-    refreshes: bool = False
+    # None: with a token that dies before the access token does.
+    refreshes: bool | None = False
     has_jwt: bool = False
     has_login: bool = True
 
@@ -48,6 +63,7 @@ SYNAPSE = Flavour(
     no_profile=(404, "M_UNKNOWN"),
     names=_ANY,
     hides_empty_profiles=True,
+    reserved=None,
     names_by_localpart=True,
     outside_namespace=(403, "M_FORBIDDEN"),
     ends_old=False,
@@ -56,15 +72,26 @@ SYNAPSE = Flavour(
 )
 # 1.98 opens sessions for locked users, and refuses their tokens then.
 OLD_SYNAPSE = replace(SYNAPSE, no_profile=(404, "M_NOT_FOUND"), locked=None)
-DENDRITE = Flavour("Dendrite", None, names=_NOT_DIGITS, deactivated=None, locked=None)
+DENDRITE = Flavour(
+    "Dendrite",
+    None,
+    names=_NOT_DIGITS,
+    reserved=(400, "M_USER_IN_USE", "Username is reserved by an application service"),
+    devices=("_login_gateway", "AS_Device"),
+    checks_login_names=True,
+    deactivated=None,
+    locked=None,
+    max_user_id=254,
+)
 TUWUNEL = Flavour(
     "Tuwunel",
     (400, "M_INVALID_PARAM"),
-    whoami_knows_all=True,
     needs_password=True,
+    own_localparts=frozenset(("conduit",)),
+    tells_guests=True,
+    checks_login_names=True,
+    told_by="/_tuwunel/server_version",
     deactivated=None,
-    register_bad_token=(401, "M_MISSING_TOKEN"),
-    ends_old=False,
     refreshes=True,
     has_jwt=True,
 )
@@ -89,12 +116,20 @@ CONDUIT = Flavour(
 PALPO = Flavour(
     "Palpo",
     (403, "M_FORBIDDEN"),
+    unknown_error="User not found.",
+    no_profile=None,
+    own_localparts=frozenset(("palpo",)),
+    devices=("_", "appservice"),
+    leaves_devices=True,
+    told_by="/_matrix/client/versions",
     whoami_makes_users=True,
     needs_from_appservice=True,
     locked=(403, "M_USER_LOCKED"),
     register_bad_token=(401, "M_MISSING_TOKEN"),
     bad_token=(403, "M_FORBIDDEN"),
     outside_namespace=(403, "M_FORBIDDEN"),
+    outside_error="User is not in appservice's namespace",
+    refreshes=None,
     has_jwt=True,
 )
 FLAVOURS = (SYNAPSE, DENDRITE, TUWUNEL, CONTINUWUITY, CONDUIT, PALPO)

@@ -20,10 +20,10 @@ from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.sessions import SessionMethod, SessionSettings
 from gateway.upstream.sessions.jwt import JwtSessions
 from gateway.upstream.sessions.mas import MasSessions
-from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, running_homeserver
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
 from tests.fake_issuer import JWKS, new_key, public, running_issuer
 from tests.fake_mas import CLIENT_SECRET, running_mas
-from tests.flavours import CONTINUWUITY, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
+from tests.flavours import CONDUIT, CONTINUWUITY, DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.postgres_server import LOCKED, PASSWORD, PostgresServer
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
@@ -48,7 +48,11 @@ def verdicts(found: dict[str, Finding], verdict: str) -> set[str]:
     return {name for name, finding in found.items() if finding.verdict == verdict}
 
 
-@pytest.mark.parametrize("flavour", [SYNAPSE, TUWUNEL, CONTINUWUITY], ids=lambda flavour: flavour.name)
+# Those that a login by nobody's name leaves as they were.
+PROBED = [SYNAPSE, DENDRITE, TUWUNEL, CONTINUWUITY, PALPO]
+
+
+@pytest.mark.parametrize("flavour", PROBED, ids=lambda flavour: flavour.name)
 async def test_a_healthy_homeserver_passes_everything(flavour: Flavour) -> None:
     async with running_homeserver(flavour) as homeserver:
         found = await examine(homeserver.url)
@@ -73,12 +77,12 @@ async def test_no_question_makes_an_account_or_a_session(flavour: Flavour) -> No
         assert (homeserver.users, homeserver.sessions) == ({}, {})
 
 
-async def test_where_a_question_would_make_an_account_the_namespace_is_left_to_the_operator() -> None:
-    async with running_homeserver(PALPO) as homeserver:
+async def test_where_a_question_might_make_an_account_the_namespace_is_left_to_the_operator() -> None:
+    async with running_homeserver(CONDUIT) as homeserver:
         found = await examine(homeserver.url)
 
     assert verdicts(found, "warn") == {"namespace"}
-    assert found["namespace"].says == "can't be asked of Palpo without making an account"
+    assert found["namespace"].says == "can't be asked of Conduit without making an account"
 
 
 async def test_a_homeserver_that_is_not_there_is_one_failure(homeserver: FakeHomeserver) -> None:
@@ -106,11 +110,13 @@ async def test_a_wrong_as_token_fails_and_the_server_name_is_seen_all_the_same(h
     assert found["server name"].verdict == "pass"
 
 
-async def test_the_token_of_a_users_device_is_no_as_token(homeserver: FakeHomeserver) -> None:
-    user = {"user_id": f"@alice:{SERVER_NAME}", "device_id": "PHONE"}
-    homeserver.answers[WHOAMI] = lambda: web.json_response(user)
+@pytest.mark.parametrize("flavour", PROBED, ids=lambda flavour: flavour.name)
+async def test_the_token_of_a_users_device_is_no_as_token(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        homeserver.users["alice"] = User("A")
+        homeserver.sessions["syt_alice"], homeserver.devices["syt_alice"] = f"@alice:{SERVER_NAME}", "PHONE"
 
-    found = await examine(homeserver.url)
+        found = await examine(homeserver.url, as_token="syt_alice")
 
     assert verdicts(found, "fail") == {"as_token"}
     assert found["as_token"].says.startswith("it is the access token of a device of @alice:example.org")

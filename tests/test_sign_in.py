@@ -364,7 +364,7 @@ async def test_a_registration_that_a_stop_broke_off_is_finished_at_once(
 
 async def test_an_unanswered_question_refuses_nobody_for_good(tmp_path: Path, homeserver: FakeHomeserver) -> None:
     identity = {"existing_accounts": "refuse"}
-    homeserver.faults["profile"] = Fault(breaks="head")
+    homeserver.faults["whoami"] = Fault((500, "M_UNKNOWN"))
     async with running_gateway(tmp_path, homeserver.url, identity=identity) as gateway:
         assert (await gateway.log_in(mint())).status == 502
         assert rows(tmp_path) == []
@@ -383,13 +383,15 @@ async def test_without_register_user_no_account_is_ever_made(flavour: Flavour, t
             assert (await gateway.log_in(mint())).status == 200
             del homeserver.users["alice"]
             lost = await gateway.log_in(mint())
-            assert lost.status == {PALPO: 502, CONDUIT: 502, DENDRITE: 200}.get(flavour, 403)
+            assert lost.status == (502 if flavour is CONDUIT else 403)
             assert lost.body.get("access_token") not in homeserver.sessions
         assert (homeserver.users, homeserver.registered) == ({}, 0)
     assert [row[2] for row in rows(tmp_path)] == ["active"]
 
 
-@pytest.mark.parametrize("flavour", [SYNAPSE, TUWUNEL, CONTINUWUITY], ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize(
+    "flavour", [SYNAPSE, TUWUNEL, CONTINUWUITY, DENDRITE, PALPO], ids=lambda flavour: flavour.name
+)
 async def test_an_account_that_the_homeserver_lost_is_made_again(flavour: Flavour, tmp_path: Path) -> None:
     async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
         assert (await gateway.log_in(mint())).status == 200
@@ -419,7 +421,7 @@ async def test_each_homeserver_refuses_its_users_in_its_own_words(
     async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
         homeserver.users["alice"] = User(deactivated=what == "deactivated", locked=what == "locked")
         answer = await gateway.log_in(mint())
-    refusal = getattr(flavour, what)
+    refusal = getattr(flavour, what) or ((403, "") if what == "deactivated" and flavour.tells_guests else None)
     assert (answer.status, answer.body.get("errcode")) == ((refusal[0], errcode) if refusal else (200, None))
 
 

@@ -17,7 +17,7 @@ from gateway.config import Configuration, load
 from gateway.core.accounts import Account, State
 from gateway.errors import Refused, Unusable
 from gateway.storage.accounts import Accounts
-from gateway.upstream.homeserver import HomeserverAnswered
+from gateway.upstream.answers import HomeserverAnswered
 
 _user = click.argument("user")
 

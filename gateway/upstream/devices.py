@@ -8,8 +8,10 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from gateway.errors import Refusal, Refused
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, classified
+from gateway.upstream.answers import HomeserverAnswered, classified
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
+from gateway.upstream.users import exists, kind_of
 
 
 async def end_sessions(homeserver: Homeserver, user_id: str) -> bool:
@@ -19,10 +21,17 @@ async def end_sessions(homeserver: Homeserver, user_id: str) -> bool:
     """
     # First, because Palpo makes the user for whom an application service asks anything.
     with suppress(HomeserverAnswered):  # the user is there, and locked there too
-        if not await homeserver.exists(user_id):
+        if not await exists(homeserver, user_id):
             return False
     asserted = f"?user_id={quote(user_id, safe='')}"
     reply = await homeserver.call("POST", f"/_matrix/client/v3/logout/all{asserted}", {})
+    if (await kind_of(homeserver)).leaves_devices:
+        # The call itself left one, and so would a question for the devices; this ends it, and leaves none.
+        last = await homeserver.call("POST", f"/_matrix/client/v3/logout{asserted}", {})
+        for each in (reply, last):
+            if each.status != 200:
+                raise classified(each, "end the sessions")
+        return True
     left = await _devices(homeserver, asserted)
     if left is None:  # it does not show them
         if reply.status != 200:

@@ -1,41 +1,23 @@
-"""The few Matrix calls that the gateway makes itself, as the application service, and what their answers mean.
-
-Answers are told apart by errcode, not by status: homeservers agree on hardly any status (client-server specification,
-'Application service extensions').
-"""
+"""The few Matrix calls that the gateway makes itself, as the application service or as anybody."""
 
 import asyncio
 import json
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 from pydantic import AfterValidator
 
-from gateway.core.avatars import is_mxc
 from gateway.core.headers import Field
+from gateway.core.homeserver_kinds import Existence, HomeserverKind
 from gateway.core.identity import check_server_name
 from gateway.errors import Refusal, Refused
-from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
+from gateway.upstream.answers import classified
+from gateway.upstream.pool import Pool, PoolSettings, Reply
 
-# Where the account itself is the reason, the homeserver's own answer goes to the client.
-OWN_ANSWERS: Final = frozenset(
-    (
-        "M_USER_DEACTIVATED",
-        "M_USER_LOCKED",
-        "ORG_MATRIX_MSC3939_USER_LOCKED",  # as Synapse 1.98 says it
-        "M_USER_SUSPENDED",
-        "M_RESOURCE_LIMIT_EXCEEDED",
-        "M_LIMIT_EXCEEDED",
-        "M_USER_AWAITING_APPROVAL",
-        "ORG.MATRIX.MSC3866.USER_AWAITING_APPROVAL",
-    )
-)
-# Software that answers `whoami?user_id=` truly for a user that is not there. Others answer 200, or make the user.
-_TRUE_WHOAMI: Final = frozenset(("Synapse", "Dendrite"))
-# How long a failed registration may be looked into, in seconds.
-_SECOND_LOOK: Final = 10
+# A homeserver may let a call wait for so long, in seconds, and in all for so long; then its client has to.
+_SHORT_WAIT: Final = 1.0
+_PATIENCE: Final = 10.0
+_LEAST_WAIT: Final = 0.05
 
 
 class HomeserverSettings(PoolSettings):
@@ -44,17 +26,12 @@ class HomeserverSettings(PoolSettings):
     server_name: Annotated[str, AfterValidator(check_server_name)]
 
 
-class HomeserverAnswered(Exception):
-    """The homeserver refuses this user for a reason of its own; its answer goes to the client as it is."""
+@dataclass(slots=True)
+class Known:
+    """What the homeserver has told of itself: its kind, and the question by which it tells who exists."""
 
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-        self.status = reply.status
-        super().__init__(f"{reply.status} {reply.errcode}")
-
-
-class MaybeMade(Refused):
-    """It is not known whether the account was made: no answer came, or one that leaves it open."""
+    kind: HomeserverKind | None = None
+    question: Existence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +44,7 @@ class Homeserver:
     pool: Pool
     server_name: str
     as_token: str
+    known: Known = field(default_factory=Known, repr=False, compare=False)
 
     def user_id(self, localpart: str) -> str:
         """Return the whole user id of a user of this homeserver."""
@@ -83,11 +61,23 @@ class Homeserver:
     ) -> Reply:
         """Make a call as the application service; `client` are fields that say for whom it is made.
 
-        `repeat`: it may reach the homeserver twice without harm.
+        `repeat`: it may reach the homeserver twice without harm. One that a limit of the homeserver lets wait for a
+        moment is made again, for that one did nothing (429).
         """
         octets = json.dumps(body).encode() if body is not None else b""
         fields = [*self._fields("application/json"), *client]
-        return await self.pool.call(method, target, fields, octets, repeat=repeat)
+        waited = 0.0
+        while True:
+            reply = await self.pool.call(method, target, fields, octets, repeat=repeat)
+            wait = _short_wait(reply)
+            if wait is None or waited + wait > _PATIENCE:
+                return reply
+            waited += wait
+            await asyncio.sleep(wait)
+
+    async def upload(self, target: str, media_type: str, octets: bytes) -> Reply:
+        """Put content to a target, as the application service."""
+        return await self.pool.call("POST", target, self._fields(media_type), octets)
 
     def _fields(self, media_type: str) -> list[Field]:
         fields = [self.pool.host, (b"Content-Type", media_type.encode())]
@@ -123,156 +113,24 @@ class Homeserver:
                 reason=f"the session is not for {expected}: server_name must be the homeserver's own",
             )
 
-    async def register(self, localpart: str) -> bool:
-        """Make the account, False when it is there already; may be repeated.
-
-        Raises `MaybeMade`; after any other exception the account was not made.
-        """
-        try:
-            reply = await self._ask_to_register(localpart)
-        except NotConnected:
-            raise
-        except Refused as refused:
-            raise MaybeMade(refused.refusal, reason=refused.reason) from refused
-        user_id = self.user_id(localpart)
-        if reply.status == 200 and reply.json().get("user_id") != user_id:
-            raise MaybeMade(
-                Refusal.HOMESERVER_REFUSES_GATEWAY,
-                reason=f"the account made is not {user_id}: server_name must be the homeserver's own",
-            )
-        if reply.status == 200 or reply.errcode == "M_USER_IN_USE":
-            return reply.status == 200
-        meant = classified(reply, "register the user")
-        if isinstance(meant, Refused) and reply.status >= 500 and not await self._surely_lacks(user_id, reply):
-            raise MaybeMade(meant.refusal, reason=meant.reason)
-        raise meant
-
-    async def _ask_to_register(self, localpart: str) -> Reply:
-        return await self.call(
-            "POST",
-            # Palpo lets an application service past `allow_registration = false` only with this parameter.
-            "/_matrix/client/v3/register?from_appservice=true",
-            {
-                "type": "m.login.application_service",
-                "username": localpart,
-                "inhibit_login": True,
-                # Without a password tuwunel and Conduit take the account for a guest's; nobody ever learns it.
-                "password": secrets.token_urlsafe(32),
-            },
-            repeat=False,  # or "in use" could be the answer to what the first sending made
-        )
-
-    async def _surely_lacks(self, user_id: str, failure: Reply) -> bool:
-        """Say whether a registration that failed so made no account, nor will make it yet."""
-        # 502 and 504 come from a proxy or a worker between, and the registration may still go on.
-        if failure.status != 500 or not failure.errcode:
-            return False
-        try:
-            async with asyncio.timeout(_SECOND_LOOK):
-                return not await self.exists(user_id)
-        except (Refused, HomeserverAnswered, TimeoutError):
-            return False
-
-    async def exists(self, user_id: str) -> bool:
-        """Say whether the homeserver has this user, by questions that make no account on any homeserver."""
-        quoted = quote(user_id, safe="")
-        profile = await self.call("GET", f"/_matrix/client/v3/profile/{quoted}")
-        if profile.status == 200:
-            return True
-        # Synapse answers 404 also for a user whose profile is empty.
-        if self.as_token and await self.software() in _TRUE_WHOAMI:
-            whoami = await self.call("GET", f"/_matrix/client/v3/account/whoami?user_id={quoted}")
-            if whoami.status == 200:
-                return True
-            if whoami.errcode == "M_FORBIDDEN":
-                return False
-            raise classified(whoami, "ask for the user")
-        if profile.status == 404:
-            return False
-        raise classified(profile, "ask for the user")
+    async def as_user(self, method: str, target: str, token: str) -> Reply:
+        """Make a call with the access token of a client."""
+        bearer = (b"Authorization", f"Bearer {token}".encode())
+        return await self.pool.call(method, target, [self.pool.host, bearer])
 
     async def accepts(self, token: str) -> bool:
         """Say whether an access token of a client is good."""
-        bearer = (b"Authorization", f"Bearer {token}".encode())
-        reply = await self.pool.call("GET", "/_matrix/client/v3/account/whoami", [self.pool.host, bearer])
+        reply = await self.as_user("GET", "/_matrix/client/v3/account/whoami", token)
         if reply.status >= 500:
             raise classified(reply, "ask for the session")
         return reply.status == 200 or reply.errcode != "M_UNKNOWN_TOKEN"  # as of a locked user
 
-    async def set_display_name(self, user_id: str, name: str) -> None:
-        """Set the display name of a user."""
-        quoted = quote(user_id, safe="")
-        await self._set_profile(quoted, "displayname", {"displayname": name})
 
-    async def set_avatar(self, user_id: str, mxc: str) -> None:
-        """Set the avatar of a user to content that the media repository has (`mxc://`)."""
-        quoted = quote(user_id, safe="")
-        await self._set_profile(quoted, "avatar_url", {"avatar_url": mxc})
-
-    async def upload(self, user_id: str, media_type: str, octets: bytes) -> str:
-        """Put a user's content into the media repository and return its name (`mxc://`)."""
-        target = f"/_matrix/media/v3/upload?user_id={quote(user_id, safe='')}"
-        reply = await self.pool.call("POST", target, self._fields(media_type), octets)
-        if reply.status != 200:
-            raise classified(reply, "upload the avatar")
-        mxc = reply.json().get("content_uri")
-        if not isinstance(mxc, str) or not is_mxc(mxc):
-            raise Refused(Refusal.HOMESERVER_UNREACHABLE, reason="the homeserver took the avatar but named nothing")
-        return mxc
-
-    async def _set_profile(self, quoted: str, key: str, body: dict[str, Any]) -> None:
-        reply = await self.call("PUT", f"/_matrix/client/v3/profile/{quoted}/{key}?user_id={quoted}", body)
-        if reply.status != 200:
-            raise classified(reply, f"set the {key}")
-
-    async def software(self) -> str:
-        """Return the name of the software, "" where the homeserver does not say."""
-        reply = await self.ask("/_matrix/federation/v1/version")
-        server = reply.json().get("server")
-        name = server.get("name") if isinstance(server, dict) else None
-        return name if isinstance(name, str) else ""
-
-
-def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered | Refused:
-    """Return what a refusal of the homeserver means: for the user, for the operator, or for nobody yet.
-
-    `hint` says what an operator can do, where the `as_token` has no part in it.
-    """
-    if reply.errcode in OWN_ANSWERS:
-        return HomeserverAnswered(reply)
-    if reply.errcode == "M_INVALID_USERNAME":
-        return Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
-    if reply.status >= 500:
-        return Refused(
-            Refusal.HOMESERVER_UNREACHABLE,
-            reason=f"could not {doing}: the homeserver failed with {reply.status} {reply.errcode}",
-        )
-    hint = hint or _HINTS.get(reply.errcode.removeprefix("IO.ELEMENT.MSC4190."), _HINT_FORBIDDEN)
-    return Refused(
-        Refusal.HOMESERVER_REFUSES_GATEWAY,
-        reason=f"could not {doing}: the homeserver answered {reply.status} {reply.errcode}; {hint}",
-    )
-
-
-_HINT_TOKEN: Final = (
-    "it does not know the as_token: put the output of `matrix-login-gateway registration` into its registration"  # noqa: S105
-    " file and restart it"
-)
-_HINT_NAMESPACE: Final = (
-    "the user is outside the namespace of the registration: its regex must cover every user of the server"
-)
-_HINT_FORBIDDEN: Final = "check as_token and regex in the registration file, and server_name in gateway.toml"
-_HINT_NO_LOGIN: Final = (
-    "it has no login for application services (as behind Matrix Authentication Service);"
-    ' method = "appservice" can\'t work there, [session] method = "mas" can'
-)
-_HINT_SIZE: Final = "it takes no body of this size: set [profile] avatar_max_bytes below the size that it allows"
-_HINTS: Final = {
-    "M_TOO_LARGE": _HINT_SIZE,
-    "M_UNKNOWN_TOKEN": _HINT_TOKEN,
-    "M_MISSING_TOKEN": _HINT_TOKEN,
-    "M_UNAUTHORIZED": _HINT_TOKEN,
-    "M_EXCLUSIVE": _HINT_NAMESPACE,
-    "M_UNRECOGNIZED": _HINT_NO_LOGIN,
-    "M_APPSERVICE_LOGIN_UNSUPPORTED": _HINT_NO_LOGIN,
-}
+def _short_wait(reply: Reply) -> float | None:
+    """Return for how long a call has to wait, in seconds, None where it was answered or would have to wait long."""
+    if reply.status != 429:
+        return None
+    milliseconds = reply.json().get("retry_after_ms")
+    if not isinstance(milliseconds, int) or not 0 <= milliseconds <= _SHORT_WAIT * 1000:
+        return None
+    return max(milliseconds / 1000, _LEAST_WAIT)

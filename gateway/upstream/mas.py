@@ -11,7 +11,7 @@ from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlencode
 
 from gateway.errors import Refusal, Refused
-from gateway.upstream.homeserver import MaybeMade
+from gateway.upstream.answers import MaybeMade
 from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
 from gateway.upstream.sessions import SessionSettings
 

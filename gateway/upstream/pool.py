@@ -97,6 +97,12 @@ class Reply:
         errcode = self.json().get("errcode")
         return errcode if isinstance(errcode, str) else ""
 
+    @property
+    def error(self) -> str:
+        """The text beside it, "" when there is none."""
+        error = self.json().get("error")
+        return error if isinstance(error, str) else ""
+
 
 class NotConnected(Refused):
     """No connection to the homeserver came about, so that nothing of the request reached it."""

@@ -16,7 +16,7 @@ from gateway.http.messages import Request
 from gateway.logs import Logger
 from gateway.sign_in import SignIn
 from gateway.tasks import Background
-from gateway.upstream.homeserver import HomeserverAnswered
+from gateway.upstream.answers import HomeserverAnswered
 from gateway.upstream.pool import Reply
 from gateway.web.answers import refusal
 from gateway.web.exchange import Exchange

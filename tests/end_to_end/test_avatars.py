@@ -7,9 +7,9 @@ from urllib.parse import quote
 import aiohttp
 
 from tests.authority import Authority
-from tests.end_to_end.conftest import RealSynapse
 from tests.pictures import answer, png, serving
 from tests.raw_http import Script
+from tests.real_synapse import RealSynapse
 from tests.running_gateway import mint, running_gateway
 
 JWT = {"avatar_claim": "picture", "display_name_claim": "name"}

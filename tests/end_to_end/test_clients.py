@@ -12,7 +12,7 @@ from mautrix.api import HTTPAPI
 from mautrix.client import Client
 from mautrix.types import LoginType, MessageType, RoomID, TextMessageEventContent, UserID
 
-from tests.end_to_end.conftest import RealSynapse
+from tests.real_synapse import RealSynapse
 from tests.running_gateway import RunningGateway, mint, running_gateway
 
 

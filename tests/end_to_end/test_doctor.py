@@ -10,8 +10,8 @@ import pytest
 from gateway.cli.templates import registration_yaml
 from tests.cli.commands import run
 from tests.config.running_edge import free_port
-from tests.end_to_end.conftest import NARROW_AS_TOKEN, RealSynapse
 from tests.end_to_end.test_nginx import nginx
+from tests.real_synapse import NARROW_AS_TOKEN, RealSynapse
 from tests.running_gateway import write_configuration
 
 # A URI in proxy_pass, the slash at its end: nginx then decodes the path and writes it anew.

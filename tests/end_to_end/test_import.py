@@ -17,7 +17,7 @@ from gateway.cli.import_synapse import read_synapse
 from gateway.cli.imported import toml_text
 from gateway.cli.synapse import SynapseSettings, running_synapse
 from gateway.cli.templates import registration_yaml
-from tests.end_to_end.conftest import RealSynapse
+from tests.real_synapse import RealSynapse
 from tests.running_gateway import LOGIN, RunningGateway, mint, running_gateway
 from tests.synapse_limits import RATE_LIMITS_OFF
 

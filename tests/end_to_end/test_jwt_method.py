@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.end_to_end.conftest import JWT_CONFIG, RealSynapse
-from tests.end_to_end.targets import NOBODYS, Real
+from tests.conformance.targets import NOBODYS, Real
 from tests.end_to_end.test_doctor import diagnosed, failing
 from tests.raw_http import exchange
+from tests.real_synapse import JWT_CONFIG, RealSynapse
 from tests.running_gateway import LOGIN, mint, running_gateway
 
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from tests.cli.commands import run
-from tests.end_to_end.conftest import RealSynapse
+from tests.real_synapse import RealSynapse
 from tests.running_gateway import RunningGateway, mint, running_gateway
 
 

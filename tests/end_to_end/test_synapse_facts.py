@@ -12,10 +12,10 @@ from urllib.parse import quote
 import pytest
 
 from gateway.core.signing import signed
-from tests.end_to_end.conftest import JWT_CONFIG
+from tests.real_synapse import JWT_CONFIG
 
 if typing.TYPE_CHECKING:
-    from tests.end_to_end.conftest import RealSynapse
+    from tests.real_synapse import RealSynapse
 
 NOBODYS_TOKEN = "00" * 32
 

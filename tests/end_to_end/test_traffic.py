@@ -11,8 +11,8 @@ from pathlib import Path
 import nio
 import pytest
 
-from tests.end_to_end.conftest import RealSynapse
 from tests.raw_http import connected
+from tests.real_synapse import RealSynapse
 from tests.running_gateway import RunningGateway, mint, running_gateway
 
 MEDIA = secrets.token_bytes(6 * 2**20 + 1)

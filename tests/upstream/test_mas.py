@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from gateway.errors import Refusal, Refused
-from gateway.upstream.homeserver import MaybeMade
+from gateway.upstream.answers import MaybeMade
 from gateway.upstream.mas import MasAdmin, MasUser, opened
 from gateway.upstream.pool import NotConnected
 from gateway.upstream.sessions import SessionSettings

@@ -209,6 +209,7 @@ NOT_BY_ONE_TOKEN = {
     Refusal.BUSY,
     Refusal.STOPPING,
     Refusal.ALREADY_USED,
+    Refusal.RESERVED_LOCALPART,
     Refusal.ACCOUNT_LOCKED,
     Refusal.ACCOUNT_DEACTIVATED,
     Refusal.BAD_PARAMETER,

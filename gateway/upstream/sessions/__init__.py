@@ -3,13 +3,14 @@
 Rule: a call that may have opened a session is never made twice; what it may have done is said by `MaybeMade`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field as Setting
 from pydantic import field_validator
 
 from gateway.core.headers import Field
+from gateway.core.homeserver_kinds import HomeserverKind
 from gateway.core.login_request import LoginRequest
 from gateway.errors import Refused
 from gateway.settings import Table
@@ -67,18 +68,29 @@ class Wanted:
     client: tuple[Field, ...] = ()
     may_make: bool = True
 
-    def fields(self) -> dict[str, Any]:
-        """Return what the client said of its session, as members of a Matrix login; what it left out is absent."""
-        names = ("device_id", "initial_device_display_name", "refresh_token")
+    def on_device(self, device_id: str) -> "Wanted":
+        """Return the same session on a certain device, or itself where that is ""."""
+        return replace(self, request=replace(self.request, device_id=device_id)) if device_id else self
+
+    def fields(self, kind: HomeserverKind) -> dict[str, Any]:
+        """Return what the client said of its session, as members of a Matrix login; what it left out is absent.
+
+        So is a refresh token where it would do harm.
+        """
+        names = ("device_id", "initial_device_display_name", *(("refresh_token",) if kind.refreshes else ()))
         said = {name: getattr(self.request, name) for name in names}
         return {name: value for name, value in said.items() if value is not None}
 
 
 class UnknownUser(Exception):
-    """The homeserver does not have this user (any more); `doubtful` when it may not like a field of the login."""
+    """The homeserver does not have this user (any more); `doubtful` when it may not like a field of the login.
 
-    def __init__(self, reply: Reply) -> None:
+    `device_id`: the device of the session that it has opened for nobody, "" where it opened none.
+    """
+
+    def __init__(self, reply: Reply, device_id: str = "") -> None:
         self.reply = reply
+        self.device_id = device_id
         self.doubtful = reply.errcode == "M_INVALID_PARAM"
         super().__init__(f"{reply.status} {reply.errcode}")
 
@@ -99,8 +111,11 @@ class SessionMethod(Protocol):
     async def exists(self, localpart: str) -> bool:
         """Say whether there is such a user; makes none."""
 
-    async def register(self, localpart: str) -> bool:
-        """Make the account, False when it is there already; may be repeated.
+    async def check_name(self, localpart: str) -> None:
+        """Refuse a name that is not for people, before somebody gets it who did not have it."""
+
+    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:
+        """Make the account, False when it is there already; may be repeated. `client`: who asks, as in `Wanted`.
 
         Where opening a session makes it, say whether it would. Raises `MaybeMade`; after any other exception the
         account was not made.

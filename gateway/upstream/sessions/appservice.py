@@ -1,16 +1,22 @@
 """A session by the application service login (client-server specification, 'm.login.application_service')."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
+from weakref import WeakValueDictionary
 
+from gateway.core.headers import Field
+from gateway.core.homeserver_kinds import HomeserverKind
 from gateway.core.login_request import LoginRequest
+from gateway.upstream.answers import classified
 from gateway.upstream.devices import end_sessions
-from gateway.upstream.homeserver import Homeserver, classified
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
+from gateway.upstream.users import check_name, check_not_own, exists, is_of_user, kind_of, register
 
 # (status, errcode) of a user that is not there: Synapse; continuwuity; tuwunel.
-UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
+_UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,33 +25,54 @@ class AppserviceSessions:
 
     homeserver: Homeserver
     makes_accounts: ClassVar[bool] = False
+    # By user and device: two sessions of one device at once leave a second one on tuwunel 1.4, and fail on Dendrite.
+    _opening: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(
+        default_factory=WeakValueDictionary, repr=False, compare=False
+    )
 
     def check(self, request: LoginRequest) -> None:
         """Take every login."""
 
     async def exists(self, localpart: str) -> bool:
         """Ask the homeserver."""
-        return await self.homeserver.exists(self.homeserver.user_id(localpart))
+        return await exists(self.homeserver, self.homeserver.user_id(localpart))
 
-    async def register(self, localpart: str) -> bool:
+    async def check_name(self, localpart: str) -> None:
+        """Ask the homeserver."""
+        await check_name(self.homeserver, localpart)
+
+    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:
         """Register the user."""
-        return await self.homeserver.register(localpart)
+        return await register(self.homeserver, localpart, client)
 
     async def open(self, wanted: Wanted) -> Reply:
-        """Return the homeserver's answer with the session."""
+        """Return the homeserver's answer with the session; of one device one after the other."""
+        kind = await kind_of(self.homeserver)
+        check_not_own(kind, wanted.localpart)
+        if not (device_id := wanted.request.device_id):
+            return await self._open(wanted, kind)
+        async with self._opening.setdefault((wanted.localpart, device_id), asyncio.Lock()):
+            return await self._open(wanted, kind)
+
+    async def _open(self, wanted: Wanted, kind: HomeserverKind) -> Reply:
+        reply = await self._log_in(wanted, kind)
+        if reply.status == 500 and kind.repeats_logins and wanted.request.device_id:
+            reply = await self._log_in(wanted, kind)
+        if reply.status != 200:
+            raise UnknownUser(reply) if is_unknown_user(reply, kind) else classified(reply, "log the user in")
+        self.homeserver.check_session(reply, wanted.localpart)
+        if kind.checks_sessions and not await is_of_user(self.homeserver, wanted.localpart, reply):
+            raise UnknownUser(reply, str(reply.json().get("device_id", "")))
+        return reply
+
+    async def _log_in(self, wanted: Wanted, kind: HomeserverKind) -> Reply:
         body: dict[str, Any] = {
             "type": "m.login.application_service",
             "identifier": {"type": "m.id.user", "user": wanted.localpart},
-            **wanted.fields(),
+            **wanted.fields(kind),
         }
         # Not twice: the homeserver may have opened a session that nobody would know of.
-        reply = await self.homeserver.call("POST", "/_matrix/client/v3/login", body, wanted.client, repeat=False)
-        if reply.status != 200:
-            if (reply.status, reply.errcode) in UNKNOWN_USER:
-                raise UnknownUser(reply)
-            raise classified(reply, "log the user in")
-        self.homeserver.check_session(reply, wanted.localpart)
-        return reply
+        return await self.homeserver.call("POST", "/_matrix/client/v3/login", body, wanted.client, repeat=False)
 
     async def end_all(self, localpart: str) -> bool:
         """End the sessions in the user's name."""
@@ -55,3 +82,9 @@ class AppserviceSessions:
         """Say so where the homeserver has left login to another server."""
         _, misfit = await self.homeserver.flows()
         return misfit  # a login that is not listed may be there all the same
+
+
+def is_unknown_user(reply: Reply, kind: HomeserverKind) -> bool:
+    """Say whether a login was refused because there is no such user."""
+    said = (reply.status, reply.errcode) in _UNKNOWN_USER
+    return said or bool(kind.lost_user and (reply.status, reply.error) == (403, kind.lost_user))

@@ -14,10 +14,12 @@ from gateway.core.headers import Field
 from gateway.core.login_request import LoginRequest
 from gateway.core.signing import signed
 from gateway.errors import Refusal, Refused
+from gateway.upstream.answers import HomeserverAnswered, MaybeMade, classified
 from gateway.upstream.devices import end_sessions
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade, classified
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionSettings, UnknownUser, Wanted
+from gateway.upstream.users import check_name, check_not_own, exists, is_of_user, kind_of
 
 LOGIN_TYPE: Final = "org.matrix.login.jwt"
 # How long a token for the homeserver is good, in seconds.
@@ -49,24 +51,30 @@ class JwtSessions:
     async def exists(self, localpart: str) -> bool:
         """Ask the homeserver."""
         try:
-            return await self.homeserver.exists(self.homeserver.user_id(localpart))
+            return await exists(self.homeserver, self.homeserver.user_id(localpart))
         except Refused as refused:
             if self.homeserver.as_token or refused.refusal is not Refusal.HOMESERVER_REFUSES_GATEWAY:
                 raise
             reason = refused.reason.partition(";")[0]
             raise Refused(refused.refusal, reason=f"{reason}; {_HINT_PROFILE}") from None
 
-    async def register(self, localpart: str) -> bool:
+    async def check_name(self, localpart: str) -> None:
+        """Ask the homeserver."""
+        await check_name(self.homeserver, localpart)
+
+    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:  # noqa: ARG002 - nothing is made
         """Say whether the homeserver will make the account."""
         return not await self.exists(localpart)
 
     async def open(self, wanted: Wanted) -> Reply:
         """Return the homeserver's answer with the session."""
+        kind = await kind_of(self.homeserver)
+        check_not_own(kind, wanted.localpart)
         if not wanted.may_make and self.homeserver.as_token and not await self.exists(wanted.localpart):
             raise UnknownUser(Reply(404, [], b""))  # the homeserver lost it, and would make it again
         token = self._token(wanted.localpart, wanted.display_name, self.now())
         try:
-            reply = await self._log_in({"token": token, **wanted.fields()}, wanted.client)
+            reply = await self._log_in({"token": token, **wanted.fields(kind)}, wanted.client)
         except NotConnected:
             raise
         except Refused as refused:
@@ -74,6 +82,8 @@ class JwtSessions:
         if reply.status != 200:
             raise self._meaning(reply)
         self.homeserver.check_session(reply, wanted.localpart)
+        if kind.checks_sessions and not await is_of_user(self.homeserver, wanted.localpart, reply):
+            raise UnknownUser(reply)
         return reply
 
     async def end_all(self, localpart: str) -> bool:
@@ -90,7 +100,7 @@ class JwtSessions:
         flows, misfit = await self.homeserver.flows()
         if misfit or LOGIN_TYPE not in flows:
             return misfit or f"{LOGIN_TYPE} is not among the logins that the homeserver offers"
-        if await self.homeserver.software() != _CHECKS_EXPIRY:
+        if (await kind_of(self.homeserver)).name != _CHECKS_EXPIRY:
             return ""
         reply = await self._log_in({"token": self._token("doctor", None, 0)})
         error = reply.json().get("error")

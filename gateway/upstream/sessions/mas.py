@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from gateway.core.headers import Field
 from gateway.core.login_request import LoginRequest
 from gateway.core.personal_sessions import PersonalSession, fits_scope, token_digest
 from gateway.errors import Refusal, Refused
@@ -54,7 +55,10 @@ class MasSessions:
         """Ask the service."""
         return await self.admin.find_user(localpart) is not None
 
-    async def register(self, localpart: str) -> bool:
+    async def check_name(self, localpart: str) -> None:
+        """Take every name: the service knows which are reserved."""
+
+    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:  # noqa: ARG002 - no limits there
         """Make the user, which the homeserver hears of from the service."""
         made = await self.admin.add_user(localpart)
         if not made and await self.admin.find_user(localpart) is None:

@@ -7,7 +7,8 @@ import pytest
 
 from gateway.core.login_request import LoginRequest
 from gateway.errors import Refusal, Refused
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered
+from gateway.upstream.answers import HomeserverAnswered
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.sessions import UnknownUser, Wanted
 from gateway.upstream.sessions.appservice import AppserviceSessions
@@ -50,7 +51,7 @@ async def test_only_what_the_client_gave_is_asked_for() -> None:
     async with sessions_on() as (sessions, fake):
         await sessions.open(Wanted("alice", LOGIN, client=((b"User-Agent", b"Phone/1"),)))
         await sessions.open(Wanted("alice", LoginRequest("token", "D", "Phone", refresh_token=False)))
-    first, second = fake.seen
+    first, second = fake.to("/login")
     needed = {"type": "m.login.application_service", "identifier": {"type": "m.id.user", "user": "alice"}}
     assert first.json() == needed
     assert first.values("user-agent") == [b"Phone/1"]

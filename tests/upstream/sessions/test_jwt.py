@@ -12,7 +12,8 @@ from joserfc.jwk import OctKey
 
 from gateway.core.login_request import LoginRequest
 from gateway.errors import Refusal, Refused
-from gateway.upstream.homeserver import Homeserver, HomeserverAnswered, MaybeMade
+from gateway.upstream.answers import HomeserverAnswered, MaybeMade
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import NotConnected, Pool, PoolSettings
 from gateway.upstream.sessions import SessionSettings, UnknownUser, Wanted
 from gateway.upstream.sessions.jwt import JwtSessions
@@ -80,7 +81,7 @@ async def test_only_what_the_client_gave_is_asked_for_and_no_token_of_ours_goes_
     async with sessions_on(as_token=AS_TOKEN) as (sessions, fake):
         await sessions.open(Wanted("alice", LOGIN, client=((b"User-Agent", b"Phone/1"),)))
         await sessions.open(Wanted("alice", LoginRequest("token", "D", "Phone", refresh_token=True)))
-    first, second = fake.seen
+    first, second = fake.to("/login")
     assert first.json().keys() == {"type", "token"}
     assert (first.values("user-agent"), first.values("authorization")) == ([b"Phone/1"], [])
     more = {"device_id": "D", "initial_device_display_name": "Phone", "refresh_token": True}

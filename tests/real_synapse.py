@@ -1,4 +1,4 @@
-"""One real Synapse for the whole run, with our application service and a server administrator.
+"""A real Synapse, with our application services and a server administrator.
 
 Rule: tests share it, so each makes users of its own (fixture `localpart`) and changes nothing of others.
 """
@@ -23,8 +23,7 @@ import pytest
 from yarl import URL
 
 from gateway.cli.synapse import SynapseSettings, running_synapse
-from tests.end_to_end.old_synapse import old_python
-from tests.flavours import OLD_SYNAPSE, SYNAPSE, Flavour
+from tests.flavours import SYNAPSE, Flavour
 from tests.synapse_limits import RATE_LIMITS_OFF
 
 SERVER_NAME = "example.org"
@@ -56,6 +55,21 @@ NARROW_REGISTRATION = {
     "sender_localpart": "_narrow",
     "namespaces": {
         "users": [{"exclusive": False, "regex": r"^@[a-z0-9]+:example\.org$"}],
+        "aliases": [],
+        "rooms": [],
+    },
+}
+
+# A bridge, whose users nobody else may be.
+BRIDGE_AS_TOKEN = "1a" * 32
+BRIDGE_REGISTRATION = {
+    **REGISTRATION,
+    "id": "bridge",
+    "as_token": BRIDGE_AS_TOKEN,
+    "hs_token": "2b" * 32,
+    "sender_localpart": "bridgebot",
+    "namespaces": {
+        "users": [{"exclusive": True, "regex": r"^@bridge_.*:example\.org$"}],
         "aliases": [],
         "rooms": [],
     },
@@ -150,12 +164,13 @@ async def _administrator(synapse: RealSynapse) -> RealSynapse:
 @contextlib.contextmanager
 def running(directory: Path, python: Path = Path(sys.executable), **extra: Any) -> Iterator[RealSynapse]:
     """Run a Synapse with our application services; `extra` are settings of its own."""
-    registration, narrow = directory / "registration.yaml", directory / "narrow.yaml"
-    registration.write_text(json.dumps(REGISTRATION))
-    narrow.write_text(json.dumps(NARROW_REGISTRATION))
+    registrations = []
+    for registration in (REGISTRATION, NARROW_REGISTRATION, BRIDGE_REGISTRATION):
+        registrations.append(directory / f"{registration['id']}.yaml")
+        registrations[-1].write_text(json.dumps(registration))
     settings = SynapseSettings(
         server_name=SERVER_NAME,
-        app_services=(registration, narrow),
+        app_services=tuple(registrations),
         extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET, **extra},
         python=python,
     )
@@ -173,32 +188,3 @@ def running(directory: Path, python: Path = Path(sys.executable), **extra: Any) 
 def needs_synapse() -> None:
     if importlib.util.find_spec("synapse") is None and os.environ.get("CI") != "true":
         pytest.skip("matrix-synapse is not installed")
-
-
-@pytest.fixture(scope="session")
-def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
-    needs_synapse()
-    with running(tmp_path_factory.mktemp("synapse")) as started:
-        yield started
-
-
-@pytest.fixture(scope="session")
-def jwt_synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
-    """A Synapse with a JWT login of its own, and nobody but us who has its secret."""
-    needs_synapse()
-    with running(tmp_path_factory.mktemp("jwt-synapse"), jwt_config=JWT_CONFIG) as started:
-        yield started
-
-
-@pytest.fixture(scope="session")
-def old_synapse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSynapse]:
-    """The oldest Synapse that we speak of, in an environment of its own that is made once."""
-    python = old_python(request.config.cache.mkdir("environments"))
-    with running(tmp_path_factory.mktemp("old-synapse"), python) as started:
-        yield dataclasses.replace(started, flavour=OLD_SYNAPSE)
-
-
-@pytest.fixture
-def localpart() -> str:
-    """A name that no other test has."""
-    return f"user-{secrets.token_hex(6)}"

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from tests.end_to_end.conftest import JWT_CONFIG, NARROW_AS_TOKEN, RealSynapse
+import pytest
+
+from tests.conformance.anybodys import AnybodysHomeserver
 from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User, running_homeserver
 from tests.fake_mas import FakeMas, running_mas
 from tests.flavours import BEHIND_MAS, Flavour
+from tests.real_dendrite import RealDendrite
+from tests.real_synapse import BRIDGE_AS_TOKEN, JWT_CONFIG, NARROW_AS_TOKEN, RealSynapse
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 NOBODYS = "00" * 32
+PASSWORD = "a password of 8 or more"
 
 
 class Target(Protocol):
@@ -39,6 +44,12 @@ class Target(Protocol):
 
     def narrow(self) -> dict[str, Any]:
         """Return the gateway's table for a namespace without hyphens, where there is such a thing."""
+
+    async def devices(self, token: str) -> set[str]:
+        """Return the devices that the user of a session sees."""
+
+    async def add_ghost(self, localpart: str) -> None:
+        """Make a user of the bridge, whose namespace is `bridge_.*` for itself."""
 
 
 @dataclass
@@ -76,6 +87,13 @@ class Fake:
         self.homeserver.namespace = re.compile(rf"@[a-z0-9]+:{re.escape(SERVER_NAME)}")
         return self.session
 
+    async def devices(self, token: str) -> set[str]:
+        return self.homeserver.devices_of(self.homeserver.sessions[token])
+
+    async def add_ghost(self, localpart: str) -> None:
+        self.homeserver.reserved = re.compile(r"bridge_.*")
+        self.homeserver.users[localpart] = User(localpart)
+
 
 @dataclass
 class BehindMas:
@@ -104,6 +122,12 @@ class BehindMas:
         return self.mas.homeserver.sessions.get(token)
 
     def narrow(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def devices(self, token: str) -> set[str]:
+        return self.mas.homeserver.devices_of(self.mas.homeserver.sessions[token])
+
+    async def add_ghost(self, localpart: str) -> None:
         raise NotImplementedError
 
 
@@ -150,11 +174,106 @@ class Real:
     def narrow(self) -> dict[str, Any]:
         return {"as_token": NARROW_AS_TOKEN}
 
+    async def devices(self, token: str) -> set[str]:
+        return await devices_of(self.synapse, token)
+
+    async def add_ghost(self, localpart: str) -> None:
+        answer = await self.synapse.register(localpart, BRIDGE_AS_TOKEN)
+        assert answer.status == 200, answer
+
+
+@dataclass
+class OfDendrite:
+    """A real Dendrite."""
+
+    dendrite: RealDendrite
+
+    def __post_init__(self) -> None:
+        self.flavour, self.url = self.dendrite.flavour, self.dendrite.url
+        self.session: dict[str, Any] = {"as_token": self.dendrite.as_token}
+        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
+
+    async def add(self, localpart: str) -> None:
+        answer = await self.dendrite.make_user(localpart, PASSWORD)
+        assert answer.status == 200, answer
+
+    async def exists(self, localpart: str) -> bool:
+        return await self.dendrite.exists(localpart)
+
+    async def lock(self, localpart: str) -> None:
+        """Dendrite has no such thing, and its flavour says so."""
+
+    async def deactivate(self, localpart: str) -> None:
+        await self.dendrite.deactivate_by(localpart, PASSWORD)
+
+    async def user_of(self, token: str) -> str | None:
+        user_id: str | None = (await self.dendrite.whoami(token)).body.get("user_id")
+        return user_id
+
+    def narrow(self) -> dict[str, Any]:
+        return {"as_token": NARROW_AS_TOKEN}
+
+    async def devices(self, token: str) -> set[str]:
+        return await devices_of(self.dendrite, token)
+
+    async def add_ghost(self, localpart: str) -> None:
+        answer = await self.dendrite.register(localpart, BRIDGE_AS_TOKEN)
+        assert answer.status == 200, answer
+
+
+@dataclass
+class Anybodys:
+    """Somebody's own homeserver, of which the users can't be locked or deactivated from outside."""
+
+    homeserver: AnybodysHomeserver
+
+    def __post_init__(self) -> None:
+        self.flavour, self.url = self.homeserver.flavour, self.homeserver.url
+        self.session: dict[str, Any] = {"as_token": self.homeserver.as_token}
+        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
+
+    async def add(self, localpart: str) -> None:
+        answer = await self.homeserver.register(localpart)
+        assert answer.status == 200, answer
+
+    async def exists(self, localpart: str) -> bool:
+        return await self.homeserver.exists(localpart)
+
+    async def lock(self, localpart: str) -> None:
+        pytest.skip(f"{localpart} can't be locked from outside")
+
+    async def deactivate(self, localpart: str) -> None:
+        pytest.skip(f"{localpart} can't be deactivated from outside")
+
+    async def user_of(self, token: str) -> str | None:
+        user_id: str | None = (await self.homeserver.whoami(token)).body.get("user_id")
+        return user_id
+
+    def narrow(self) -> dict[str, Any]:
+        return {"as_token": NARROW_AS_TOKEN}
+
+    async def devices(self, token: str) -> set[str]:
+        return await devices_of(self.homeserver, token)
+
+    async def add_ghost(self, localpart: str) -> None:
+        answer = await self.homeserver.register(localpart, BRIDGE_AS_TOKEN)
+        assert answer.status == 200, answer
+
+
+async def devices_of(homeserver: RealSynapse, token: str) -> set[str]:
+    answer = await homeserver.call("GET", "/_matrix/client/v3/devices", token)
+    assert answer.status == 200, answer
+    return {device["device_id"] for device in answer.body["devices"]}
+
 
 @asynccontextmanager
 async def target_of(kind: Flavour | RealSynapse, *, jwt: bool) -> AsyncIterator[Target]:
     """Run what is to be run of a kind: a fake one, for each test anew."""
-    if isinstance(kind, RealSynapse):
+    if isinstance(kind, AnybodysHomeserver):
+        yield Anybodys(kind)
+    elif isinstance(kind, RealDendrite):
+        yield OfDendrite(kind)
+    elif isinstance(kind, RealSynapse):
         yield Real(kind, jwt)
     elif kind is BEHIND_MAS:
         async with running_mas() as mas:

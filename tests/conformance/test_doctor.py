@@ -1,0 +1,45 @@
+"""`doctor` tells the truth of every homeserver that is set up well, and leaves nothing behind."""
+
+import time
+
+import pytest
+
+from gateway.doctor import examine_homeserver
+from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.pool import Pool, PoolSettings
+from tests.conformance.conftest import BY_APPSERVICE
+from tests.conformance.targets import Target
+from tests.flavours import CONDUIT
+from tests.running_gateway import SERVER_NAME
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.parametrize("case", BY_APPSERVICE, ids=str, indirect=True),
+]
+
+
+async def examined(target: Target, as_token: str) -> dict[str, str]:
+    pool = Pool(PoolSettings(url=target.url))
+    try:
+        found = await examine_homeserver(Homeserver(pool, SERVER_NAME, as_token), 60, time.time)
+    finally:
+        await pool.close()
+    return {finding.name: finding.verdict for finding in found}
+
+
+async def test_nothing_fails_where_everything_is_right(target: Target) -> None:
+    found = await examined(target, target.session["as_token"])
+    assert "fail" not in found.values()
+    assert found["as_token"] == "pass"
+    assert found["namespace"] == ("warn" if target.flavour is CONDUIT else "pass")
+
+
+async def test_a_narrow_namespace_is_seen(target: Target) -> None:
+    if target.flavour is CONDUIT:
+        pytest.skip("nobody has tried what could be asked of Conduit")
+    found = await examined(target, target.narrow()["as_token"])
+    assert (found["as_token"], found["namespace"]) == ("pass", "fail")
+
+
+async def test_a_wrong_as_token_is_seen(target: Target) -> None:
+    assert (await examined(target, target.spoiled["as_token"]))["as_token"] == "fail"

@@ -1,0 +1,161 @@
+"""A real Dendrite: built once by Go, in a directory that outlives the run, and started with our application services.
+
+Rule: a test makes users of its own and changes nothing of others; `lose_users` is for a Dendrite of its own.
+"""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.benchmarks.processes import NotStarted, free_port, running, until_answers
+from tests.flavours import DENDRITE, Flavour
+from tests.real_synapse import (
+    AS_TOKEN,
+    BRIDGE_REGISTRATION,
+    NARROW_REGISTRATION,
+    REGISTRATION,
+    SERVER_NAME,
+    SHARED_SECRET,
+    Answer,
+    RealSynapse,
+)
+
+_PROGRAM: Final = "github.com/matrix-org/dendrite/cmd/dendrite@v0.13.8"
+_BUILD_LIMIT: Final = 900  # seconds; 100 are usual, from empty caches
+_DATABASES: Final = {
+    "federation_api": "database",
+    "key_server": "database",
+    "media_api": "database",
+    "mscs": "database",
+    "relay_api": "database",
+    "room_server": "database",
+    "sync_api": "database",
+    "user_api": "account_database",
+}
+
+
+def dendrite_program(cache: Path) -> Path:
+    """Return the program; skips the test with the reason where it can't be built."""
+    program = cache / "dendrite"
+    if program.exists():
+        return program
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("Dendrite can't be built: Go is not installed")
+    made = cache / f"build.{os.getpid()}"
+    try:
+        environment = {**os.environ, "GOBIN": str(made), "CGO_ENABLED": "0"}
+        subprocess.run(
+            [go, "install", _PROGRAM], env=environment, check=True, capture_output=True, timeout=_BUILD_LIMIT
+        )
+        (made / "dendrite").rename(program)
+    except subprocess.CalledProcessError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"Dendrite can't be built: {error.stderr.decode().strip().splitlines()[-1]}")
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return program
+
+
+@dataclass(frozen=True)
+class RealDendrite(RealSynapse):
+    """The running homeserver; Matrix's client API is asked as of a Synapse, its own by its shared secret."""
+
+    flavour: Flavour = DENDRITE
+
+    async def make_user(self, localpart: str, password: str) -> Answer:
+        """Make an ordinary account with a password."""
+        target = "/_synapse/admin/v1/register"
+        nonce: str = (await self.call("GET", target)).body["nonce"]
+        text = f"{nonce}\0{localpart}\0{password}\0notadmin"
+        mac = hmac.new(SHARED_SECRET.encode(), text.encode(), hashlib.sha1).hexdigest()
+        body = {"nonce": nonce, "username": localpart, "password": password, "admin": False, "mac": mac}
+        return await self.call("POST", target, body=body)
+
+    async def exists(self, localpart: str) -> bool:
+        answer = await self.call("GET", f"/_matrix/client/v3/register/available?username={localpart}")
+        return answer.outcome == (400, "M_USER_IN_USE")
+
+    async def deactivate_by(self, localpart: str, password: str) -> None:
+        """Deactivate an account as its user does."""
+        identifier = {"type": "m.id.user", "user": localpart}
+        proof = {"type": "m.login.password", "identifier": identifier, "user": localpart, "password": password}
+        session = await self.call("POST", "/_matrix/client/v3/login", body=proof)
+        assert session.status == 200, session
+        body = {"auth": proof, "erase": False}
+        token = session.body["access_token"]
+        answer = await self.call("POST", "/_matrix/client/v3/account/deactivate", token, body)
+        assert answer.status == 200, answer
+
+
+@contextlib.contextmanager
+def running_dendrite(directory: Path, program: Path, **client_api: Any) -> Iterator[RealDendrite]:
+    """Run a Dendrite whose data are in a directory; `client_api` are settings of its client API."""
+    (directory / "dendrite.yaml").write_text(json.dumps(_settings(directory, client_api)))
+    port = free_port()
+    command = [str(program), "--config", "dendrite.yaml", "--http-bind-address", f"127.0.0.1:{port}"]
+    with running("dendrite", _in(directory, command), directory, sorted(os.sched_getaffinity(0)), {}) as server:
+        try:
+            until_answers(server, port, "/_matrix/client/versions")
+        except NotStarted as error:
+            pytest.fail(str(error))
+        yield RealDendrite(f"http://127.0.0.1:{port}", AS_TOKEN)
+
+
+def _in(directory: Path, command: list[str]) -> list[str]:
+    return [sys.executable, "-c", f"import os; os.chdir({str(directory)!r}); os.execv({command[0]!r}, {command!r})"]
+
+
+def _settings(directory: Path, client_api: Mapping[str, Any]) -> dict[str, Any]:
+    registrations = (REGISTRATION, NARROW_REGISTRATION, BRIDGE_REGISTRATION)
+    for registration in registrations:
+        (directory / f"{registration['id']}.yaml").write_text(json.dumps(registration))
+    key = directory / "key.pem"
+    if not key.exists():
+        seed = base64.b64encode(secrets.token_bytes(32)).decode()
+        key.write_text(
+            f"-----BEGIN MATRIX PRIVATE KEY-----\nKey-ID: ed25519:auto\n\n{seed}\n-----END MATRIX PRIVATE KEY-----\n"
+        )
+    components: dict[str, dict[str, Any]] = {
+        name: {setting: {"connection_string": f"file:{name}.db"}} for name, setting in _DATABASES.items()
+    }
+    components["media_api"]["base_path"] = "media"
+    components["sync_api"]["search"] = {"enabled": False}
+    return {
+        "version": 2,
+        "global": {
+            "server_name": SERVER_NAME,
+            "private_key": "key.pem",
+            "jetstream": {"in_memory": True, "storage_path": "."},
+            "report_stats": {"enabled": False},
+        },
+        "app_service_api": {"config_files": [f"{each['id']}.yaml" for each in registrations]},
+        "client_api": {
+            "registration_disabled": True,
+            "registration_shared_secret": SHARED_SECRET,
+            "rate_limiting": {"enabled": False},
+            **client_api,
+        },
+        "logging": [{"type": "std", "level": "warn"}],
+        **components,
+    }
+
+
+def lose_users(directory: Path) -> None:
+    """Take all accounts away from a Dendrite that does not run, as an older backup does."""
+    for path in directory.glob("user_api.db*"):
+        path.unlink()
