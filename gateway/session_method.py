@@ -1,10 +1,12 @@
 """The session method that a configuration chooses, with all that a running gateway needs for it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.config import Configuration
-from gateway.errors import Refused
+from gateway.errors import Refusal, Refused
 from gateway.kept_sessions import KeptSessions
 from gateway.logs import Logger
 from gateway.storage.database import Database
@@ -14,6 +16,10 @@ from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.mas import MasAdmin
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.chosen import chosen_method, keep_nothing, mas_admin
+from gateway.upstream.users import kind_of
+
+# Seconds until a homeserver that was down is asked again.
+_CHECK_AGAIN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +28,35 @@ class ConfiguredMethod:
 
     name: str
     in_use: bool
+    homeserver: Homeserver
     method: SessionMethod
     log: Logger
     mas: MasAdmin | None = None
     kept: KeptSessions | None = None
 
     async def check(self) -> None:
-        """Say in the log where sessions can't be made before this homeserver; it may be down for now."""
+        """Find out what homeserver it is, and say in the log where sessions can't be made before it.
+
+        It may be down for now: then it is asked again until it answers.
+        """
         if not self.in_use:
             return
-        try:
-            misfit = await self.method.misfit()
-        except Refused as refused:
-            self.log.info("session_method_not_checked", method=self.name, reason=refused.reason)
-            return
+        while (misfit := await self._misfit()) is None:
+            await asyncio.sleep(_CHECK_AGAIN)
         if misfit:
             hint = "`doctor` looks again"
             self.log.warning("session_method_does_not_fit", method=self.name, reason=misfit, hint=hint)
+
+    async def _misfit(self) -> str | None:
+        """Say why sessions can't be made, "" where nothing speaks against it; None where it can't be asked."""
+        try:
+            await kind_of(self.homeserver)
+            return await self.method.misfit()
+        except Refused as refused:
+            if refused.refusal is Refusal.HOMESERVER_REFUSES_GATEWAY:
+                return refused.reason
+            self.log.info("session_method_not_checked", method=self.name, reason=refused.reason)
+            return None
 
     async def close(self) -> None:
         """End the connections."""
@@ -63,4 +81,4 @@ def build_session_method(
     kept = KeptSessions(PersonalSessions(database), mas, homeserver, background, now, log) if mas else None
     keep = kept.keep if kept else keep_nothing
     method = chosen_method(session, secret, homeserver, now, mas=mas, keep=keep)
-    return ConfiguredMethod(session.method, settings.jwt.enable, method, log, mas, kept)
+    return ConfiguredMethod(session.method, settings.jwt.enable, homeserver, method, log, mas, kept)

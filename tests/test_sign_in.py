@@ -371,6 +371,28 @@ async def test_an_unanswered_question_refuses_nobody_for_good(tmp_path: Path, ho
         assert (await gateway.log_in(mint())).status == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/_matrix/client/v3/login/", "//_matrix//client/v3/login", "/_matrix/client/v1/login"]
+)
+async def test_another_spelling_of_the_login_path_is_one_where_the_homeserver_takes_it(
+    path: str, tmp_path: Path
+) -> None:
+    body = {"type": "org.matrix.login.jwt", "token": mint()}
+    async with running_homeserver(PALPO) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        gateway.running.check_session_method()
+        await until(lambda: bool(homeserver.to("/login")))
+        answer = await gateway.call("POST", path, body)
+        assert (answer.status, answer.body["user_id"]) == (200, "@alice:example.org")
+        body["token"] = mint(secret="x" * 32)
+        assert (await gateway.call("POST", path, body)).status == 403
+        assert not [seen for seen in homeserver.seen if seen.path == path]
+    async with running_homeserver(SYNAPSE) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        gateway.running.check_session_method()
+        await until(lambda: bool(homeserver.to("/login")))
+        await gateway.call("POST", path, body)
+        assert [seen.target for seen in homeserver.seen][-1] == path
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
 async def test_without_register_user_no_account_is_ever_made(flavour: Flavour, tmp_path: Path) -> None:
     async with running_homeserver(flavour) as homeserver:

@@ -67,8 +67,10 @@ class HomeserverKind:
     refreshes: bool = True
     # Which name `doctor` may log in by as application service so that nothing comes of it.
     probe: Probe = Probe.NONE
-    # Software whose paths are matched before they are decoded, so that an odd answer is the doing of what is between.
+    # Paths are matched as they come: another spelling of a path is another path.
     keeps_paths: bool = False
+    # Paths are matched decoded, without empty segments (`routing.may_mean_login`).
+    cleans_paths: bool = False
 
 
 _WHOAMI: Final = (Existence.WHOAMI,)
@@ -77,7 +79,9 @@ _CONDUIT: Final = frozenset(("conduit",))
 SYNAPSE: Final = HomeserverKind(
     "Synapse", _WHOAMI, checks_names=False, checks_sessions=False, probe=Probe.UNKNOWN, keeps_paths=True
 )
-DENDRITE: Final = HomeserverKind("Dendrite", _WHOAMI, repeats_logins=True, max_user_id_bytes=254, probe=Probe.INVALID)
+DENDRITE: Final = HomeserverKind(
+    "Dendrite", _WHOAMI, repeats_logins=True, max_user_id_bytes=254, probe=Probe.INVALID, keeps_paths=True
+)
 PALPO: Final = HomeserverKind(
     "Palpo",
     (Existence.AVAILABLE,),
@@ -85,10 +89,11 @@ PALPO: Final = HomeserverKind(
     lost_user="User not found.",
     leaves_devices=True,
     own_localparts=frozenset(("palpo",)),
+    cleans_paths=True,
     refreshes=False,  # 120 s, unless `refresh_token_ttl` says more
     probe=Probe.UNKNOWN,
 )
-TUWUNEL: Final = HomeserverKind("tuwunel", own_localparts=_CONDUIT, probe=Probe.UNKNOWN)
+TUWUNEL: Final = HomeserverKind("tuwunel", own_localparts=_CONDUIT, probe=Probe.UNKNOWN, keeps_paths=True)
 CONTINUWUITY: Final = HomeserverKind("continuwuity", own_localparts=_CONDUIT, probe=Probe.UNKNOWN)
 CONDUIT: Final = HomeserverKind("Conduit", own_localparts=_CONDUIT)
 _KINDS: Final = (SYNAPSE, DENDRITE, PALPO, TUWUNEL, CONTINUWUITY, CONDUIT)

@@ -1,11 +1,34 @@
 """The paths that are ours: compared with the raw, undecoded request path, never with a cleaned one.
 
-The homeserver matches its paths undecoded too (seen on Synapse), so a variant spelling is never a login there.
+Homeservers match their paths undecoded too, but for some (`HomeserverKind.cleans_paths`): there, another spelling of
+the login path is a login path.
 """
 
 from typing import Final
+from urllib.parse import unquote
 
 _VERSIONS: Final = ("v3", "r0", "unstable", "api/v1")
 LOGIN_PATHS: Final = frozenset(f"/_matrix/client/{version}/login" for version in _VERSIONS)
 LOGOUT_PATHS: Final = frozenset(f"/_matrix/client/{version}/logout" for version in _VERSIONS)
 LOGOUT_ALL_PATHS: Final = frozenset(f"{path}/all" for path in LOGOUT_PATHS)
+# As Palpo takes them, which has no others.
+_LENIENT_VERSIONS: Final = (*_VERSIONS, "v1")
+_LENIENT_LOGINS: Final = frozenset(
+    tuple(f"_matrix/client/{version}/login".split("/")) for version in _LENIENT_VERSIONS
+)
+# "login" with each letter percent-encoded; and "_matrix/client/api/v1/login".
+_LONGEST_END: Final = 15
+_MOST_SEGMENTS: Final = 5
+
+
+def may_mean_login(path: str) -> bool:
+    """Say whether a homeserver that cleans paths could take this one, raw and undecoded, for its login path.
+
+    It takes each segment decoded, and drops empty ones and what stands behind a `#` (seen on Palpo).
+    """
+    path = path.partition("#")[0].rstrip("/")
+    # Few paths end so: the rest is not looked at for the others.
+    if unquote(path[-_LONGEST_END:])[-5:] != "login":
+        return False
+    segments = [segment for segment in path.split("/") if segment]
+    return len(segments) <= _MOST_SEGMENTS and tuple(map(unquote, segments)) in _LENIENT_LOGINS

@@ -1,7 +1,7 @@
 """The login paths over HTTP: which of their requests are ours, and everything else as it came to the homeserver."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ from gateway.core.flows import add_flows
 from gateway.core.framing import content_length
 from gateway.core.headers import client_address, to_homeserver
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
+from gateway.core.routing import may_mean_login
 from gateway.errors import Refusal, Refused
 from gateway.http.messages import Request
 from gateway.logs import Logger
@@ -33,7 +34,8 @@ class Login:
     """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off.
 
     A password of up to `max_password_bytes` may be a token; 0: none may.
-    `body_timeout` is what the body of a login may take, in seconds.
+    `body_timeout` is what the body of a login may take, in seconds. `cleans_paths` says whether the homeserver does
+    so before it looks whose they are, as far as is known by now.
     """
 
     sign_in: SignIn
@@ -45,6 +47,7 @@ class Login:
     max_login_body: int
     body_timeout: float
     forward_request_id: bool
+    cleans_paths: Callable[[], bool]
 
     async def flows(self, exchange: Exchange) -> Relay:
         """Relay `GET /login` and append our flows to the answer."""
@@ -56,6 +59,10 @@ class Login:
             return add_flows(body, offered)
 
         return Relay(without={b"accept-encoding"}, rewrite=rewrite) if offered else Relay()
+
+    def is_login_path(self, path: str) -> bool:
+        """Say whether the homeserver takes another spelling of its login path for it."""
+        return self.cleans_paths() and may_mean_login(path)
 
     async def log_in(self, exchange: Exchange) -> Reply | Relay:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""

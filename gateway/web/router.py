@@ -36,11 +36,14 @@ Handler: TypeAlias = Callable[[Exchange], Awaitable[Reply | Relay]]
 
 
 class Route(NamedTuple):
-    """A row of the table: what the log calls it, which requests are its, by raw undecoded path, and who answers."""
+    """A row of the table: what the log calls it, which requests are its, by raw undecoded path, and who answers.
+
+    `paths` that are a function are asked for a path that no other row has.
+    """
 
     name: str
     method: str
-    paths: Collection[str]
+    paths: Collection[str] | Callable[[str], bool]
     handler: Handler
 
 
@@ -60,7 +63,13 @@ class Router:
         self.log = observers.log
         self._observers = observers
         self._relayer = relayer
-        self._routes = {(route.method, path): route for route in routes for path in route.paths}
+        self._routes: dict[tuple[str, str], Route] = {}
+        self._asked: dict[str, list[tuple[Callable[[str], bool], Route]]] = {}
+        for route in routes:
+            if callable(route.paths):
+                self._asked.setdefault(route.method, []).append((route.paths, route))
+            else:
+                self._routes.update({(route.method, path): route for path in route.paths})
         self._background = background
         self._is_timed = observers.access is not None
         # What is known of each peer; reading addresses takes longer than anything else here.
@@ -83,7 +92,10 @@ class Router:
                 self._host = host
             if not target.startswith("/"):
                 target = exchange.target = origin_form(request.method, target, host)
-            route = self._routes.get((request.method, target.partition("?")[0]))
+            path = target.partition("?")[0]
+            route = self._routes.get((request.method, path))
+            if route is None and request.method in self._asked:
+                route = next((row for is_its, row in self._asked[request.method] if is_its(path)), None)
             if route is None:
                 Transfer(self._relayer, exchange, _AS_IT_IS).start()
             else:

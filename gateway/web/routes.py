@@ -11,6 +11,7 @@ def routes(login: Login, logout: Logout | None) -> list[Route]:
     table = [
         Route("login_flows", "GET", LOGIN_PATHS, login.flows),
         Route("login", "POST", LOGIN_PATHS, login.log_in),
+        Route("login", "POST", login.is_login_path, login.log_in),
     ]
     if logout is not None:
         table += [
