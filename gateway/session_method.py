@@ -41,7 +41,7 @@ class ConfiguredMethod:
         """
         if not self.in_use:
             return
-        while (misfit := await self._misfit()) is None:
+        while (misfit := await self._misfit()) is None:  # noqa: ASYNC110 - nobody tells when it answers
             await asyncio.sleep(_CHECK_AGAIN)
         if misfit:
             hint = "`doctor` looks again"
