@@ -134,7 +134,7 @@ class Provision:
         try:
             async with asyncio.timeout(CALLS_SECONDS):
                 with self.metrics.login_step("register"):
-                    made = await self.sessions.register(localpart, who.client.fields)
+                    made = await self.sessions.register(localpart, who.client.fields, known=row is not None)
                 check_made(who.issuer.accounts, row, self.now(), made=made)
                 return (
                     await self._open_first(who, localpart, row, made=made) if self.sessions.makes_accounts else made
@@ -166,7 +166,7 @@ class Provision:
                 if unknown.doubtful and await self.sessions.exists(account.localpart):
                     raise HomeserverAnswered(unknown.reply) from None
                 raise user_not_found() from None
-        if await self.sessions.register(account.localpart, wanted.client):
+        if await self.sessions.register(account.localpart, wanted.client, known=True):
             self.log.warning("account_made_again", user_id=self.user_id(account))
         try:
             return await self._open(wanted.on_device(opened_on))

@@ -21,7 +21,7 @@ from gateway.provision import Provision, Verified
 from gateway.storage.accounts import Accounts
 from gateway.storage.last_seen import LastSeen
 from gateway.storage.used_tokens import UsedTokens
-from gateway.upstream.answers import HomeserverAnswered, MaybeMade
+from gateway.upstream.answers import HomeserverAnswered, MaybeMade, NothingDone
 from gateway.upstream.pool import NotConnected, Reply
 
 
@@ -154,4 +154,6 @@ class SignIn:
 
 def _opened_nothing(error: Refused | HomeserverAnswered) -> bool:
     """Say whether no session can have been opened, whichever call failed, and the same token may do later."""
-    return isinstance(error, NotConnected) or (isinstance(error, HomeserverAnswered) and error.status == 429)
+    return isinstance(error, NotConnected | NothingDone) or (
+        isinstance(error, HomeserverAnswered) and error.status == 429
+    )

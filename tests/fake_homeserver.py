@@ -55,6 +55,7 @@ class FakeHomeserver(FakeServer):
         self.namespace = re.compile(rf"@.*:{re.escape(SERVER_NAME)}")
         self.reserved = re.compile(r"(?!)")  # localparts of another application service, in an exclusive namespace
         self.being_made: set[str] = set()
+        self.refused: set[str] = set()  # tokens that have expired elsewhere
         self.hollow: dict[str, tuple[str, str]] = {}  # Dendrite's sessions of users who are not there
         self.jwt_seen: set[str] = set()
         self.jwt_claims: dict[str, Any] | None = None  # what tokens must say; None: there is no JWT login
@@ -62,6 +63,7 @@ class FakeHomeserver(FakeServer):
         self.sessions: dict[str, str] = {}
         self.media: dict[str, tuple[str, bytes]] = {}
         self.devices: dict[str, str] = {}
+        self.device_names: dict[str, str] = {}
         self._numbers: Iterator[int] = itertools.count(1)
 
     @property
@@ -97,6 +99,7 @@ class FakeHomeserver(FakeServer):
             ("POST", "all"): self._log_out_all,
             ("GET", "devices"): self._list_devices,
             ("DELETE", "device"): self._delete_device,
+            ("PUT", "device"): self._name_device,
             ("GET", "available"): self._available,
             ("GET", "software"): self._software,
             ("GET", "server"): self._key,
@@ -288,10 +291,10 @@ class FakeHomeserver(FakeServer):
         user_id = self.sessions[self._own_token(seen)]
         return self._end_sessions([token for token, owner in self.sessions.items() if owner == user_id])
 
-    def _own_token(self, seen: Seen) -> str:
+    def _own_token(self, seen: Seen, *, mpt: bool = False) -> str:
         """The token of a client. Matrix Authentication Service ends no session by its personal token."""
         token = next(iter(seen.values("authorization")), b"").decode().removeprefix("Bearer ")
-        if token not in self.sessions or token.startswith("mpt_"):
+        if token not in self.sessions or (token.startswith("mpt_") and not mpt) or token in self.refused:
             raise _Refused((401, "M_UNKNOWN_TOKEN"))
         return token
 
@@ -303,6 +306,10 @@ class FakeHomeserver(FakeServer):
         if self.flavour.leaves_devices:
             raise _Refused((401, ""))  # user-interactive authentication
         return self._end_sessions([token for token in self._sessions_of(seen) if self.devices[token] == wanted])
+
+    def _name_device(self, seen: Seen) -> web.Response:
+        self.device_names[self.devices[self._own_token(seen, mpt=True)]] = seen.json()["display_name"]
+        return self._json({})
 
     def _sessions_of(self, seen: Seen) -> Iterator[str]:
         """The sessions of the user that the application service names."""

@@ -63,7 +63,9 @@ class FakeMas(FakeServer):
         self.reserved: set[str] = set()
         self.sessions: dict[str, Personal] = {}
         self.tokens: set[str] = set()
-        self.killed: list[str] = []
+        # What users have besides: the kind of session, and whose it is.
+        self.others: dict[str, tuple[str, str]] = {}
+        self.losers: dict[str, int] = {}  # names whose registration fails, for somebody else makes them meanwhile
         self.lifetime = 300
         self.tells_late = 0
         self._untold: dict[str, int] = {}
@@ -104,7 +106,8 @@ class FakeMas(FakeServer):
             ("POST", "token"): self._token,
             ("GET", "by-username"): self._find,
             ("POST", "users"): self._add,
-            ("POST", "kill-sessions"): self._kill,
+            ("POST", "finish"): self._finish,
+            **{("GET", kind): self._list_others for kind in ("user-sessions", "oauth2-sessions", "compat-sessions")},
             ("POST", "personal-sessions"): self._open,
             ("GET", "personal-sessions"): self._list,
             ("POST", "revoke"): self._revoke,
@@ -146,7 +149,11 @@ class FakeMas(FakeServer):
 
     def _add(self, seen: Seen) -> web.Response:
         name = seen.json()["username"]
-        if name in self.users or name in self.reserved:
+        if name in self.losers:
+            self.add(name)
+            raise _Failed(self.losers.pop(name), "Username is reserved by the homeserver")
+        known = seen.json().get("skip_homeserver_check", False)
+        if name in self.users or name in self.reserved or (name in self.homeserver.users and not known):
             raise _Failed(409, "User already exists")
         if not name or name.startswith("_") or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789=_-./+"):
             raise _Failed(400, "Username is not valid")
@@ -176,8 +183,9 @@ class FakeMas(FakeServer):
             raise _Failed(500, "Failed to provision device")
         assert body["scope"].startswith(SCOPE)
         device_id = body["scope"].removeprefix(SCOPE)
-        assert len(device_id) >= 10
-        assert device_id.replace("-", "").isalnum()
+        assert 1 <= len(device_id) <= 255
+        assert device_id.isascii()
+        assert not set(device_id) & set(' "\\')
         number = next(self._numbers)
         session = Personal(name, body["human_name"], device_id, f"mpt_{number}", body.get("expires_in"))
         session_id = self._ulid()
@@ -209,12 +217,27 @@ class FakeMas(FakeServer):
         del self.homeserver.sessions[session.token], self.homeserver.devices[session.token]
         return web.json_response({"data": {}})
 
-    def _kill(self, seen: Seen) -> web.Response:
-        name = self._by_id(seen.path.split("/")[-2])
-        if name in self.killed:
-            raise _Failed(400, "User has no session to kill")
-        self.killed.append(name)
+    def revoke(self, token: str) -> None:
+        """End a session past the gateway."""
+        next(each for each in self.sessions.values() if each.token == token).revoked = True
+        del self.homeserver.sessions[token], self.homeserver.devices[token]
+
+    def _list_others(self, seen: Seen) -> web.Response:
+        asked = {key: values[0] for key, values in parse_qs(urlsplit(seen.target).query).items()}
+        assert asked["filter[status]"] == "active"
+        wanted = (seen.path.rpartition("/")[2], self._by_id(asked["filter[user]"]))
+        found = [{"id": session_id} for session_id, other in self.others.items() if other == wanted]
+        return web.json_response({"data": found[: min(self.page, int(asked["page[first]"]))]})
+
+    def _finish(self, seen: Seen) -> web.Response:
+        if self.others.pop(seen.path.split("/")[-2], None) is None:
+            raise _Failed(400, "Session is already finished")
         return web.json_response({"data": {}})
+
+    def add_others(self, name: str) -> None:
+        """Give a user sessions of every other kind."""
+        for kind in ("user-sessions", "oauth2-sessions", "compat-sessions"):
+            self.others |= {self._ulid(): (kind, name) for _ in range(2)}
 
     def _by_id(self, user_id: str) -> str:
         for name, account in self.users.items():

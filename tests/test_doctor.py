@@ -157,7 +157,7 @@ async def test_a_jwt_login_of_the_homeservers_own_is_a_warning(name: str, homese
 
 
 async def test_a_jwt_login_is_warned_of_behind_mas_too(homeserver: FakeHomeserver) -> None:
-    async def keep(_: PersonalSession) -> None:
+    async def keep(_: PersonalSession, _token: str, _name: str | None) -> None:
         raise AssertionError
 
     homeserver.jwt_claims = {}
@@ -377,7 +377,7 @@ async def test_a_homeserver_without_jwt_login_fails_where_that_is_the_method(hom
 
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_mas_is_asked_itself(*, stopped: bool) -> None:
-    async def keep(_: PersonalSession) -> None:
+    async def keep(_: PersonalSession, _token: str, _name: str | None) -> None:
         raise AssertionError
 
     async with running_mas() as mas:

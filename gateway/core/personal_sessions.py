@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-# A device in a scope (MSC2967); homeservers take less than the unreserved characters that it allows.
-_DEVICE_ID: Final = re.compile(r"[A-Za-z0-9-]{10,255}")
+# A device in a scope: what a scope may be made of (RFC 6749 3.3); Synapse fails at more than 255.
+_DEVICE_ID: Final = re.compile(r"[!#-\[\]-~]{1,255}")
 # With it the service's personal access tokens begin.
 _TOKEN_PREFIX: Final = "mpt_"  # noqa: S105 - it is no secret
 

@@ -17,15 +17,8 @@ _BY_TOKEN = _SELECT.where(_COLUMNS.token_digest == bindparam("token_digest"))
 _OF_USER = _SELECT.where(_COLUMNS.localpart == bindparam("localpart"))
 _OF_DEVICE = _OF_USER.where(_COLUMNS.device_id == bindparam("device_id"))
 _FORGET = delete(personal_sessions).where(_COLUMNS.token_digest == bindparam("of_digest"))
-# After each login a few, more than it adds. Gateways that sweep at once take different rows.
-_SWEEP = delete(personal_sessions).where(
-    _COLUMNS.token_digest.in_(
-        select(_COLUMNS.token_digest)
-        .where(_COLUMNS.expires_at < bindparam("now"))
-        .limit(10)
-        .with_for_update(skip_locked=True)
-    )
-)
+# After each login a few, more than it adds.
+_EXPIRED = _SELECT.where(_COLUMNS.expires_at < bindparam("now")).limit(10)
 
 
 @functools.cache
@@ -58,9 +51,10 @@ class PersonalSessions:
         """Keep a session."""
         await self._database.write(_note(self._database.insert), asdict(session))
 
-    async def sweep(self, now: float) -> None:
-        """Forget some that have ended by `now`, in seconds since the epoch."""
-        await self._database.write(_SWEEP, {"now": int(now)})
+    async def expired(self, now: float) -> list[PersonalSession]:
+        """Return some that have expired by `now`, in seconds since the epoch."""
+        rows = await self._database.rows(_EXPIRED, now=int(now))
+        return [PersonalSession(*row) for row in rows]
 
     async def forget(self, sessions: list[PersonalSession]) -> None:
         """Forget sessions that have ended."""

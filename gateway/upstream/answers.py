@@ -33,6 +33,10 @@ class HomeserverAnswered(Exception):
         super().__init__(f"{reply.status} {reply.errcode}")
 
 
+class NothingDone(Refused):
+    """The other server failed, and has taken back whatever it had begun."""
+
+
 class MaybeMade(Refused):
     """It is not known whether the account was made: no answer came, or one that leaves it open."""
 

@@ -113,10 +113,11 @@ class Homeserver:
                 reason=f"the session is not for {expected}: server_name must be the homeserver's own",
             )
 
-    async def as_user(self, method: str, target: str, token: str) -> Reply:
+    async def as_user(self, method: str, target: str, token: str, body: dict[str, Any] | None = None) -> Reply:
         """Make a call with the access token of a client."""
         bearer = (b"Authorization", f"Bearer {token}".encode())
-        return await self.pool.call(method, target, [self.pool.host, bearer])
+        octets = b"" if body is None else json.dumps(body).encode()
+        return await self.pool.call(method, target, [self.pool.host, bearer], octets)
 
     async def accepts(self, token: str) -> bool:
         """Say whether an access token of a client is good."""

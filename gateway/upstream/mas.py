@@ -11,7 +11,7 @@ from typing import Any, Final, TypeGuard
 from urllib.parse import quote, urlencode
 
 from gateway.errors import Refusal, Refused
-from gateway.upstream.answers import MaybeMade
+from gateway.upstream.answers import MaybeMade, NothingDone
 from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
 from gateway.upstream.sessions import SessionSettings
 
@@ -20,8 +20,17 @@ _SCOPE: Final = "urn:mas:admin"
 _MARGIN: Final = 30
 _NAME: Final = "Matrix Authentication Service"
 _PAGE: Final = 100
+# Each kind of session, by what it is a user's, and how one ends. What a browser has comes first: it makes others.
+_KINDS_OF_SESSIONS: Final = (
+    ("user-sessions", "user", "finish"),
+    ("oauth2-sessions", "user", "finish"),
+    ("compat-sessions", "user", "finish"),
+    ("personal-sessions", "actor_user", "revoke"),
+)
 # Seconds between the tries to open a new user's session: it tells the homeserver of the user beside its answer.
 _PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+# Seconds between the looks for a user whom somebody else makes at the same moment; 0.004 are usual in all.
+_APPEARS: Final = (0.0, 0.05, 0.15, 0.3, 0.5)
 _HINT_CLIENT: Final = (
     "mas_client_id and mas_client_secret must be those of a client with client_auth_method: client_secret_basic, and"
     " the policy must name it in admin_clients"
@@ -67,17 +76,31 @@ class MasAdmin:
         locked, deactivated = (attributes.get(f"{state}_at") is not None for state in ("locked", "deactivated"))
         return MasUser(_id(reply, doing), locked, deactivated)
 
-    async def add_user(self, localpart: str) -> bool:
-        """Make a user, False when the name is taken; raises `MaybeMade` where that is not known."""
+    async def add_user(self, localpart: str, *, known: bool = False) -> bool:
+        """Make a user, False when the name is taken; raises `MaybeMade` where that is not known.
+
+        `known`: the homeserver may have the user already, without the service.
+        """
         doing = "register the user"
-        reply = await self.call("POST", "users", {"username": localpart}, repeat=False)
+        body = {"username": localpart, **({"skip_homeserver_check": True} if known else {})}
+        reply = await self.call("POST", "users", body, repeat=False)
         if reply.status == 400:
             raise Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
-        if reply.status >= 500:
+        # Of two at once the service fails for one, or says that the homeserver has reserved the name.
+        if reply.status >= 500 and not await self.appears(localpart):
             failure = _refused(reply, doing)
             raise MaybeMade(failure.refusal, reason=failure.reason)
-        _expect(reply, doing, 200, 201, 409)
-        return reply.status != 409
+        if reply.status < 500:
+            _expect(reply, doing, 200, 201, 409)
+        return reply.status < 400
+
+    async def appears(self, localpart: str) -> bool:
+        """Say whether there is such a user, or one is there within a second."""
+        for pause in _APPEARS:
+            await asyncio.sleep(pause)
+            if await self.find_user(localpart) is not None:
+                return True
+        return False
 
     async def call(self, method: str, path: str, body: dict[str, Any] | None = None, *, repeat: bool = True) -> Reply:
         """Make a call below `/api/admin/v1/`; `repeat`: it may reach the service twice without harm."""
@@ -112,14 +135,15 @@ class MasAdmin:
             if reply.status != 500 or "errors" not in reply.json() or (pause := next(pauses, None)) is None:
                 break
             await asyncio.sleep(pause)
+        if reply.status == 500 and "errors" in reply.json():
+            failure = _refused(reply, "open the session")
+            raise NothingDone(failure.refusal, reason=failure.reason)
         _expect(reply, "open the session", 201, 404, 410)
         return reply
 
     async def revoke(self, session_id: str) -> bool:
         """End a personal session; False when it had ended already."""
-        reply = await self.call("POST", f"personal-sessions/{quote(session_id, safe='')}/revoke")
-        _expect(reply, "end the session", 200, 404, 409)
-        return reply.status == 200
+        return await self._end(f"personal-sessions/{quote(session_id, safe='')}/revoke")
 
     async def end_all(self, localpart: str) -> bool:
         """End every session of the user of that name; False when there is none."""
@@ -130,14 +154,19 @@ class MasAdmin:
 
     async def end_sessions(self, user: MasUser) -> None:
         """End every session of a user, of whichever kind."""
-        reply = await self.call("POST", f"users/{user.id}/kill-sessions")
-        _expect(reply, "end the sessions", 200, 400)  # 400: there was none of these kinds
-        listed = f"personal-sessions?filter[actor_user]={user.id}&filter[status]=active&page[first]={_PAGE}"
-        while ids := await self._listed(listed):
-            if not any([await self.revoke(session_id) for session_id in ids]):
-                raise Refused(
-                    Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{_NAME} shows sessions that it does not end"
-                )
+        for kind, owner, ending in _KINDS_OF_SESSIONS:
+            listed = f"{kind}?filter[{owner}]={user.id}&filter[status]=active&page[first]={_PAGE}"
+            while ids := await self._listed(listed):
+                if not any([await self._end(f"{kind}/{quote(session_id, safe='')}/{ending}") for session_id in ids]):
+                    raise Refused(
+                        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{_NAME} shows sessions that it does not end"
+                    )
+
+    async def _end(self, path: str) -> bool:
+        """End a session; False when it had ended already."""
+        reply = await self.call("POST", path)
+        _expect(reply, "end the session", 200, 400, 404, 409)
+        return reply.status == 200
 
     async def _listed(self, path: str) -> list[str]:
         reply = await self.call("GET", path)

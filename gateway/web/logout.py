@@ -39,8 +39,9 @@ class Logout:
         session = await self.sessions.find(token) if token else None
         if session is None:
             return Relay()
-        await exchange.request.body.read_bounded(_MAX_BODY)  # it says nothing; read, the connection can go on
-        await (self.sessions.end_all if everywhere else self.sessions.end)(session)
+        body = await exchange.request.body.read_bounded(_MAX_BODY)  # it says nothing; read, the connection can go on
+        if not await (self.sessions.end_all if everywhere else self.sessions.end)(session):
+            return Relay(prefix=body)  # the homeserver says so in its own words
         self.log.info("logout", localpart=session.localpart, everywhere=everywhere)
         return json_reply(200, {})
 

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from gateway.core.personal_sessions import fits_scope, may_be_personal, token_digest
 
 
-@pytest.mark.parametrize("device_id", ["ABCDEFGHIJ", "a-b-c-d-e-0", "x" * 255])
-def test_a_device_of_ten_letters_digits_and_hyphens_fits_a_scope(device_id: str) -> None:
+@pytest.mark.parametrize("device_id", ["ABCDEFGHIJ", "a-b-c-d-e-0", "x" * 255, "A", "a/b.c_d*~"])
+def test_a_device_of_what_a_scope_is_made_of_fits_one(device_id: str) -> None:
     assert fits_scope(device_id)
 
 
-@pytest.mark.parametrize(
-    "device_id", ["ABCDEFGHI", "ABCDEFGHI ", "ABCDEFGHIJ\n", "ABCDEFGHI*", "ABCDEFGHIÄ", "x" * 256, ""]
-)
+@pytest.mark.parametrize("device_id", ["ABCDEFGHI ", "ABCDEFGHIJ\n", 'a"b', "a\\b", "ABCDEFGHIÄ", "x" * 256, ""])
 def test_any_other_does_not(device_id: str) -> None:
     assert not fits_scope(device_id)
 

@@ -40,14 +40,14 @@ async def test_a_session_is_found_by_its_token_and_by_its_user_until_it_is_forgo
     assert await sessions.of_user("alice") == [numbered(3)]
 
 
-async def test_a_sweep_takes_some_of_those_that_have_expired(database: Database) -> None:
+async def test_those_that_have_expired_are_found_a_few_at_a_time(database: Database) -> None:
     sessions = PersonalSessions(database)
     for number in range(25):
         await sessions.note(numbered(number, expires_at=NOW + number % 2))
     await sessions.note(numbered(100))
 
     for now, left in ((NOW, 26), (NOW + 1, 16), (NOW + 2, 6), (NOW + 2, 1), (NOW + 2, 1)):
-        await sessions.sweep(now)
+        await sessions.forget(await sessions.expired(now))
         assert await database.rows(select(func.count()).select_from(personal_sessions)) == [(left,)]
 
 
@@ -62,7 +62,7 @@ async def test_a_database_that_goes_is_a_refusal(database: Database) -> None:
     async with database.connect() as connection:
         await connection.exec_driver_sql("DROP TABLE personal_sessions")
     sessions = PersonalSessions(database)
-    for work in (sessions.find("x"), sessions.note(PHONE), sessions.forget([PHONE]), sessions.sweep(NOW)):
+    for work in (sessions.find("x"), sessions.note(PHONE), sessions.forget([PHONE]), sessions.expired(NOW)):
         with pytest.raises(Refused) as refused:
             await work
         assert refused.value.refusal is Refusal.DATABASE_UNAVAILABLE

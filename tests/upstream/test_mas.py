@@ -250,12 +250,21 @@ async def test_all_sessions_of_a_user_end_page_by_page(mas: FakeMas, admin: MasA
     users = [MasUser(mas.add(name).id, locked=False, deactivated=False) for name in ("alice", "bob")]
     for user in (*users, *users[:1] * 4):
         await admin.open_session(user, "Phone", "ABCDEFGHIJ", 0)
+    for name in ("alice", "alice", "bob"):
+        mas.add_others(name)
 
     for _ in range(2):
         await admin.end_sessions(users[0])
 
     assert [session.user for session in mas.open_sessions] == ["bob"]
-    assert mas.killed == ["alice"]
+    assert [name for _, name in mas.others.values()] == ["bob"] * 6
+
+
+@pytest.mark.parametrize("status", [409, 500])
+async def test_the_loser_of_two_first_logins_finds_the_user(status: int, mas: FakeMas, admin: MasAdmin) -> None:
+    mas.losers["alice"] = status
+    assert not await admin.add_user("alice")
+    assert await admin.appears("alice")
 
 
 async def test_sessions_that_do_not_end_are_no_endless_loop(mas: FakeMas, admin: MasAdmin) -> None:

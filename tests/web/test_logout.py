@@ -65,12 +65,14 @@ async def test_a_logout_from_everywhere_ends_every_session_of_the_user_alone(
 ) -> None:
     tokens = [await session(gateway) for _ in range(3)]
     other = await session(gateway, "bob")
+    mas.add_others("alice")
+    mas.add_others("bob")
 
     answer = await gateway.call("POST", f"{LOGOUT}/all", {}, Authorization=f"Bearer {tokens[1]}")
 
     assert (answer.status, answer.body) == (200, {})
     assert list(mas.homeserver.sessions) == [other]
-    assert mas.killed == ["alice"]
+    assert {name for _, name in mas.others.values()} == {"bob"}
     assert kept(tmp_path) == 1
 
 
@@ -81,40 +83,67 @@ async def test_the_token_may_stand_in_the_query(gateway: RunningGateway, mas: Fa
     assert mas.open_sessions == []
 
 
-async def test_a_session_that_has_ended_there_already_is_a_good_logout(gateway: RunningGateway, mas: FakeMas) -> None:
-    for end in (LOGOUT, f"{LOGOUT}/all"):
-        token = await session(gateway)
-        mas.open_sessions[0].revoked = True
-        assert (await gateway.call("POST", end, Authorization=f"Bearer {token}")).status == 200
+async def test_a_logout_from_everywhere_of_a_user_who_is_gone_is_good(gateway: RunningGateway, mas: FakeMas) -> None:
     token = await session(gateway)
     mas.users.clear()
     assert (await gateway.call("POST", f"{LOGOUT}/all", Authorization=f"Bearer {token}")).status == 200
 
 
+@pytest.mark.parametrize("how", ["revoked elsewhere", "expired"])
 @pytest.mark.parametrize("end", ["", "/all"])
-async def test_a_token_that_was_revoked_elsewhere_or_has_expired_ends_nothing(
-    end: str, gateway: RunningGateway, mas: FakeMas, tmp_path: Path
+async def test_a_token_that_has_ended_ends_nothing_else(
+    how: str, end: str, gateway: RunningGateway, mas: FakeMas, tmp_path: Path
 ) -> None:
-    old, new = await session(gateway), await session(gateway)
-    del mas.homeserver.sessions[old]
+    old, new = [(await gateway.log_in(mint(), device_id=f"PHONE{number}")).body["access_token"] for number in (1, 2)]
+    if how == "expired":  # which the service shows as active, and the homeserver does not take
+        await change(tmp_path, "UPDATE personal_sessions SET expires_at = 1 WHERE device_id = 'PHONE1'")
+        mas.homeserver.refused.add(old)
+    else:
+        mas.revoke(old)
 
     answer = await gateway.call("POST", LOGOUT + end, {}, Authorization=f"Bearer {old}")
 
     assert (answer.status, answer.body["errcode"]) == (401, "M_UNKNOWN_TOKEN")
-    assert list(mas.homeserver.sessions) == [new]
-    assert (mas.killed, kept(tmp_path)) == ([], 1)
+    assert [each.token for each in mas.open_sessions] == [new]
+    assert kept(tmp_path) == 1
     assert len(mas.homeserver.to(LOGOUT + end)) == 1
 
 
-@pytest.mark.parametrize("status", [500, 502])
-async def test_a_homeserver_that_cannot_say_whether_a_session_is_good_ends_none(
-    status: int, gateway: RunningGateway, mas: FakeMas
-) -> None:
+async def test_a_logout_of_a_user_who_is_locked_there_is_not_forgotten(gateway: RunningGateway, mas: FakeMas) -> None:
+    """The homeserver takes no token of theirs until the unlock, and would take this one again."""
     token = await session(gateway)
-    mas.homeserver.faults["whoami"] = Fault((status, "M_UNKNOWN"))
+    mas.homeserver.faults["whoami"] = Fault((401, "M_UNKNOWN_TOKEN"), times=9)
 
-    assert (await gateway.call("POST", LOGOUT, Authorization=f"Bearer {token}")).status == 502
-    assert len(mas.open_sessions) == 1
+    assert (await gateway.call("POST", LOGOUT, Authorization=f"Bearer {token}")).status == 200
+    assert mas.open_sessions == []
+
+
+async def test_a_device_is_called_what_its_client_calls_it(gateway: RunningGateway, mas: FakeMas) -> None:
+    await gateway.log_in(mint(), device_id="PHONE", initial_device_display_name="My phone")
+
+    await until(lambda: mas.homeserver.device_names == {"PHONE": "My phone"})
+
+
+async def test_a_token_of_a_login_that_the_service_took_back_may_come_again(tmp_path: Path, mas: FakeMas) -> None:
+    mas.add("alice")
+    mas.faults["personal-sessions"] = Fault((500, ""), extra={"errors": []}, times=99)
+    jwt = {"single_use": True}
+    async with running_gateway(tmp_path, mas.homeserver.url, session=mas.settings, jwt=jwt) as gateway:
+        token = mint(jti="1")
+        assert (await gateway.log_in(token)).status == 502
+        mas.faults.clear()
+        assert (await gateway.log_in(token)).status == 200
+
+
+async def test_what_has_expired_is_ended_beside_the_next_login(
+    gateway: RunningGateway, mas: FakeMas, tmp_path: Path
+) -> None:
+    await session(gateway)
+    await change(tmp_path, "UPDATE personal_sessions SET expires_at = 1")
+    last = await session(gateway, "bob")
+
+    await until(lambda: kept(tmp_path) == 1)
+    assert [each.token for each in mas.open_sessions] == [last]
 
 
 async def test_a_logout_ends_an_older_session_of_the_device_that_is_left(
@@ -140,7 +169,7 @@ async def test_a_session_that_is_opened_while_all_are_ended_stays_known(
     mas.faults["by-username"] = Fault(wait=go_on)
     logout = asyncio.create_task(gateway.call("POST", f"{LOGOUT}/all", Authorization=f"Bearer {token}"))
     await until(lambda: len(mas.to("/by-username/alice")) > asked)
-    later = "SELECT 'digest', 'later', localpart, 'OTHERDEVICE', NULL FROM personal_sessions"
+    later = "VALUES ('digest', 'later', 'alice', 'OTHERDEVICE', NULL)"
     await change(tmp_path, f"INSERT INTO personal_sessions {later}")
     go_on.set()
     assert (await logout).status == 200

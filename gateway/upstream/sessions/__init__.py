@@ -114,8 +114,10 @@ class SessionMethod(Protocol):
     async def check_name(self, localpart: str) -> None:
         """Refuse a name that is not for people, before somebody gets it who did not have it."""
 
-    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:
+    async def register(self, localpart: str, client: tuple[Field, ...] = (), *, known: bool = False) -> bool:
         """Make the account, False when it is there already; may be repeated. `client`: who asks, as in `Wanted`.
+
+        `known`: the name is in our database, so that an account which another server has by it is ours.
 
         Where opening a session makes it, say whether it would. Raises `MaybeMade`; after any other exception the
         account was not made.

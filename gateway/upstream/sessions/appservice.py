@@ -41,7 +41,13 @@ class AppserviceSessions:
         """Ask the homeserver."""
         await check_name(self.homeserver, localpart)
 
-    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:
+    async def register(
+        self,
+        localpart: str,
+        client: tuple[Field, ...] = (),
+        *,
+        known: bool = False,  # noqa: ARG002 - the homeserver knows best
+    ) -> bool:
         """Register the user."""
         return await register(self.homeserver, localpart, client)
 

@@ -11,7 +11,7 @@ from gateway.upstream.sessions.jwt import JwtSessions
 from gateway.upstream.sessions.mas import Keep, MasSessions
 
 
-async def keep_nothing(session: PersonalSession) -> None:
+async def keep_nothing(session: PersonalSession, token: str, device_name: str | None) -> None:
     """Keep nothing: for those who open no session."""
 
 

@@ -62,7 +62,13 @@ class JwtSessions:
         """Ask the homeserver."""
         await check_name(self.homeserver, localpart)
 
-    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:  # noqa: ARG002 - nothing is made
+    async def register(
+        self,
+        localpart: str,
+        client: tuple[Field, ...] = (),  # noqa: ARG002 - nothing is made
+        *,
+        known: bool = False,  # noqa: ARG002 - as above
+    ) -> bool:
         """Say whether the homeserver will make the account."""
         return not await self.exists(localpart)
 

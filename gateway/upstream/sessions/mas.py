@@ -19,7 +19,8 @@ from gateway.upstream.mas import MasAdmin, MasUser, opened
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
 
-Keep = Callable[[PersonalSession], Awaitable[None]]
+# Keeps a session; the token and what the client calls the device are for naming it.
+Keep = Callable[[PersonalSession, str, str | None], Awaitable[None]]
 
 _NAME: Final = "matrix-login-gateway"
 # As homeservers make them.
@@ -48,7 +49,7 @@ class MasSessions:
         if request.device_id is not None and not fits_scope(request.device_id):
             raise Refused(
                 Refusal.BAD_PARAMETER,
-                "'device_id' must have 10 or more of A-Z, a-z, 0-9 and '-' on this server; leave it out to get one",
+                "'device_id' can't have spaces, quotes, backslashes or other than ASCII characters on this server",
             )
 
     async def exists(self, localpart: str) -> bool:
@@ -58,13 +59,23 @@ class MasSessions:
     async def check_name(self, localpart: str) -> None:
         """Take every name: the service knows which are reserved."""
 
-    async def register(self, localpart: str, client: tuple[Field, ...] = ()) -> bool:  # noqa: ARG002 - no limits there
+    async def register(
+        self,
+        localpart: str,
+        client: tuple[Field, ...] = (),  # noqa: ARG002 - the service has no limits for us
+        *,
+        known: bool = False,
+    ) -> bool:
         """Make the user, which the homeserver hears of from the service."""
-        made = await self.admin.add_user(localpart)
-        if not made and await self.admin.find_user(localpart) is None:
-            reason = "the name is taken or reserved on the homeserver, and the service does not know its user"
-            raise Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name", reason=reason)
-        return made
+        if await self.admin.add_user(localpart):
+            return True
+        if await self.admin.appears(localpart):
+            return False
+        # The homeserver has it alone, as from the time when the application service login made our accounts.
+        if known:
+            return await self.admin.add_user(localpart, known=True)
+        reason = "the name is taken or reserved on the homeserver, and the service does not know its user"
+        raise Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name", reason=reason)
 
     async def open(self, wanted: Wanted) -> Reply:
         """Return an answer as a homeserver gives it."""
@@ -84,7 +95,7 @@ class MasSessions:
         session_id, token = opened(reply)
         expires_at = int(self.now()) + self.expires_in if self.expires_in else None
         session = PersonalSession(session_id, wanted.localpart, device_id, token_digest(token), expires_at)
-        await self.keep(session)
+        await self.keep(session, token, wanted.request.initial_device_display_name)
         return self._answer(session, token)
 
     async def end_all(self, localpart: str) -> bool:

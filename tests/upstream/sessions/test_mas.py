@@ -14,6 +14,7 @@ from gateway.errors import Refusal, Refused
 from gateway.upstream.mas import MasAdmin
 from gateway.upstream.sessions import SessionSettings, UnknownUser, Wanted
 from gateway.upstream.sessions.mas import MasSessions
+from tests.fake_homeserver import User
 from tests.fake_mas import CLIENT_SECRET, FakeMas, running_mas
 from tests.fake_server import Fault
 from tests.running_gateway import SERVER_NAME
@@ -27,7 +28,7 @@ async def sessions_on(
 ) -> AsyncIterator[tuple[MasSessions, FakeMas, list[PersonalSession]]]:
     kept: list[PersonalSession] = []
 
-    async def keep(session: PersonalSession) -> None:
+    async def keep(session: PersonalSession, _token: str, _name: str | None) -> None:
         if failure is not None:
             raise failure
         kept.append(session)
@@ -73,11 +74,11 @@ async def test_device_name_and_lifetime_are_those_that_were_asked_for() -> None:
         assert abs((kept[0].expires_at or 0) - time.time() - 3600) < 5
 
 
-@pytest.mark.parametrize("device_id", ["PHONE", "my phone 01", "x" * 256])
+@pytest.mark.parametrize("device_id", ["my phone 01", 'a"b', "a\\b", "ä", "x" * 256])
 async def test_a_device_that_can_have_no_session_is_refused_and_told_why(device_id: str) -> None:
     async with sessions_on() as (sessions, _, _):
         sessions.check(LOGIN)
-        with pytest.raises(Refused, match="'device_id' must have 10 or more") as refused:
+        with pytest.raises(Refused, match="'device_id' can't have spaces") as refused:
             sessions.check(LoginRequest("token", device_id))
     assert refused.value.refusal is Refusal.BAD_PARAMETER
 
@@ -90,6 +91,22 @@ async def test_a_user_that_is_not_there_is_known_as_such() -> None:
         mas.faults["personal-sessions"] = Fault((404, ""))
         with pytest.raises(UnknownUser):
             await sessions.open(Wanted("alice", LOGIN))
+
+
+@pytest.mark.parametrize("status", [409, 500])
+async def test_two_first_logins_at_once_both_find_the_user(status: int) -> None:
+    async with sessions_on() as (sessions, mas, _):
+        mas.losers["alice"] = status
+        assert not await sessions.register("alice")
+
+
+async def test_a_name_that_the_homeserver_has_from_us_is_made_at_the_service_too() -> None:
+    """As after a change of `method`: another one's account by that name stays refused."""
+    async with sessions_on() as (sessions, mas, _):
+        mas.homeserver.users["alice"] = User("alice")
+        with pytest.raises(Refused, match="taken or reserved"):
+            await sessions.register("alice")
+        assert await sessions.register("alice", known=True)
 
 
 async def test_a_name_that_the_homeserver_keeps_from_the_service_is_refused() -> None:
