@@ -104,7 +104,6 @@ class Running:
         self._server = PublicServer(parts.router)
         parts.pool.free_files = self._server.close_idle
         self._loop = asyncio.get_running_loop()
-        self._checking: asyncio.Task[None] | None = None
         self.health = Health(lasting.database, parts.homeserver, lasting.metrics, self._key_sets)
         self.entrances = Entrances(self._server, self.health, lasting.background, handed)
 
@@ -159,14 +158,10 @@ class Running:
         self._lasting.attempts.audit.hurry()
         for keys in self._parts.fetched.values():
             keys.stop()
-        if self._checking is not None:
-            self._checking.cancel()
 
     def check_session_method(self) -> None:
         """Have it found out, later, what homeserver it is, and the log say where sessions can't be made before it."""
-        if self._checking is not None:
-            self._checking.cancel()
-        self._checking = self._lasting.background.share(self._parts.session_method.check(), "session_method")
+        self._lasting.background.leave(self._parts.session_method.check(), "session_method")
 
     @property
     def provision(self) -> Provision:

@@ -1,9 +1,7 @@
 """The session method that a configuration chooses, with all that a running gateway needs for it."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from gateway.config import Configuration
 from gateway.errors import Refusal, Refused
@@ -17,9 +15,6 @@ from gateway.upstream.mas import MasAdmin
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.chosen import chosen_method, keep_nothing, mas_admin
 from gateway.upstream.users import kind_of
-
-# Seconds until a homeserver that was down is asked again.
-_CHECK_AGAIN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +32,21 @@ class ConfiguredMethod:
     async def check(self) -> None:
         """Find out what homeserver it is, and say in the log where sessions can't be made before it.
 
-        It may be down for now: then it is asked again until it answers.
+        It may be down for now: then the first login finds it out, or who asks whether we are ready.
         """
         if not self.in_use:
             return
-        while (misfit := await self._misfit()) is None:  # noqa: ASYNC110 - nobody tells when it answers
-            await asyncio.sleep(_CHECK_AGAIN)
+        try:
+            await kind_of(self.homeserver)
+            misfit = await self.method.misfit()
+        except Refused as refused:
+            if refused.refusal is not Refusal.HOMESERVER_REFUSES_GATEWAY:
+                self.log.info("session_method_not_checked", method=self.name, reason=refused.reason)
+                return
+            misfit = refused.reason
         if misfit:
             hint = "`doctor` looks again"
             self.log.warning("session_method_does_not_fit", method=self.name, reason=misfit, hint=hint)
-
-    async def _misfit(self) -> str | None:
-        """Say why sessions can't be made, "" where nothing speaks against it; None where it can't be asked."""
-        try:
-            await kind_of(self.homeserver)
-            return await self.method.misfit()
-        except Refused as refused:
-            if refused.refusal is Refusal.HOMESERVER_REFUSES_GATEWAY:
-                return refused.reason
-            self.log.info("session_method_not_checked", method=self.name, reason=refused.reason)
-            return None
 
     async def close(self) -> None:
         """End the connections."""

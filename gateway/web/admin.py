@@ -10,6 +10,7 @@ from gateway.errors import Refused
 from gateway.metrics import Metrics
 from gateway.storage.database import Database
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.users import kind_of
 
 
 @dataclass(slots=True)
@@ -65,6 +66,8 @@ class Health:
     async def _homeserver(self) -> str:
         try:
             reply = await self.homeserver.versions()
+            if reply.status == 200:
+                await kind_of(self.homeserver)  # which is asked once, and was perhaps down at our start
         except Refused as refused:
             return refused.reason
         return "ok" if reply.status == 200 else f"answers {reply.status}"

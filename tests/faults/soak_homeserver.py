@@ -16,7 +16,16 @@ from tests.raw_http import reset
 _HEAD: Final = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.1\r\n((?:[!#-'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*\r\n)*)\r\n")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 # What the gateway asks on its own behalf when it starts.
-_PROBE: Final = b"GET /_matrix/client/v3/login HTTP/1.1\r\n"
+_PROBES: Final = tuple(
+    f"GET {target} HTTP/1.1\r\n".encode()
+    for target in (
+        "/_matrix/client/v3/login",
+        "/_matrix/federation/v1/version",
+        "/_matrix/client/versions",
+        "/_tuwunel/server_version",
+        "/_matrix/key/v2/server",
+    )
+)
 _FLOWS: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"flows": []}'
 _MAY_LEAVE: Final = {plans.LEAVES_DOWNLOAD, plans.LEAVES_UPLOAD}
 
@@ -39,7 +48,7 @@ class SoakHomeserver:
             while True:
                 exchange = None
                 head = await reader.readuntil(b"\r\n\r\n")
-                if head.startswith(_PROBE):
+                if head.startswith(_PROBES):
                     writer.write(_FLOWS)
                     continue
                 exchange, fields = self._planned(head)
