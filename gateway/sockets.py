@@ -1,6 +1,6 @@
 """What the loop does not tell of a connection: that its peer has gone while nobody reads, what came before it broke.
 
-The rule of this file: it asks the system about the socket below a transport, and `reset` alone changes one.
+The rule of this file: here alone the socket below a transport is touched.
 """
 
 import asyncio

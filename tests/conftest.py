@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import importlib.util
+import json
 import os
 import secrets
 import subprocess
@@ -26,7 +27,8 @@ from tests.real_synapse import running as running_real_synapse
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Take what `tests/conformance` is asked for."""
     parser.addoption("--homeserver", default="", metavar="KIND|URL", help="the homeserver of tests/conformance")
-    parser.addoption("--as-token", default=AS_TOKEN, metavar="TOKEN", help="its application service's, with a URL")
+    session = json.dumps({"as_token": AS_TOKEN})
+    parser.addoption("--session", default=session, metavar="JSON", help="with a URL: the gateway's table [session]")
 
 
 @pytest.fixture

@@ -99,5 +99,5 @@ class Chunks:
 
 
 def _may_begin(line: bytes) -> bool:
-    """Say whether a line that is not whole may become one: what can't is refused at once, not waited for."""
+    """Say whether a line that is not whole may become one, as far as its line end and NUL tell."""
     return b"\0" not in line and b"\r" not in line[:-1]

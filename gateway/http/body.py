@@ -68,6 +68,12 @@ class Body:
             self.received += len(piece)
         return end
 
+    def unwanted(self) -> "Body":
+        """Return what takes the place of one that nobody wants: whatever comes until the connection ends."""
+        rest = Body("close")
+        rest.received = self.received
+        return rest
+
     def end_with_connection(self, problem: str = "") -> None:
         """Say that no more comes: the end of a body that ends so, if there is no `problem`, and of no other."""
         if self._left < 0 and self._chunks is None and not (problem or self.error):

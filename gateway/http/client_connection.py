@@ -1,7 +1,8 @@
-"""The client's side of one connection to the homeserver: it carries one exchange at a time.
+"""The client's side of one connection to a server upstream: it carries one exchange at a time.
 
 The rule of this file: what comes is the answer to the request at work, whatever the reads (RFC 9112 6.3 and 9), and
-what comes beside it ends the connection, not the answer. Memory is bounded by a head, and by what waits to be taken.
+what comes beside it ends the connection, not the answer; what comes later still, when the next request is on its way,
+can't be told from an answer to that. Memory is bounded by a head, and by what waits to be taken.
 """
 
 import asyncio
@@ -36,14 +37,14 @@ class Caller(Protocol):
         """Learn that no final answer comes; what is wrong with a body is told by the body."""
 
     def writable(self) -> None:
-        """Learn that the homeserver takes more of the request again."""
+        """Learn that the server takes more of the request again."""
 
     def fail(self, fault: Exception) -> None:
         """Learn of a fault of one's own, which none of these methods handled."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """A connection to the homeserver; `on_lost` is called when it ends.
+    """A connection to a server; `on_lost` is called when it ends.
 
     `answered` says whether an octet came in the exchange at work, `reused` whether there was one before.
     """
@@ -125,7 +126,7 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether it broke as a kept connection does that the homeserver had closed: without a single octet."""
+        """Whether it broke as a kept connection does that the server had closed: without a single octet."""
         return self.reused and not self.answered
 
     def abort(self) -> None:
@@ -220,7 +221,7 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def pause_writing(self) -> None:
-        """Remember that the homeserver does not take what is sent."""
+        """Remember that the server does not take what is sent."""
         self.writable = False
 
     def resume_writing(self) -> None:
@@ -233,7 +234,7 @@ class ClientConnection(asyncio.Protocol):
                 caller.fail(fault)
 
     def eof_received(self) -> None:
-        """Take it as the end, whatever the homeserver still takes: no answer can come any more."""
+        """Take it as the end, whatever the server still takes: no answer can come any more."""
         self._end(cut_off(self.transport))
         self.transport.abort()
 
@@ -246,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _end(self, exc: BaseException | None) -> None:
         if self.error is None:
-            reason = "the homeserver closed the connection" if exc is None else str(exc) or type(exc).__name__
+            reason = "the connection was closed" if exc is None else str(exc) or type(exc).__name__
             self._stop(ConnectionClosed(reason, reset=exc is not None), "" if exc is None else reason)
 
     def _fail(self, reason: str) -> None:

@@ -60,3 +60,9 @@ class Intake:
     def clear(self) -> None:
         """Forget all of it."""
         self.partial, self.held = None, b""
+
+    def drop_held(self) -> bool:
+        """Forget what waits behind the request at work, and take more; say whether there was any."""
+        held, self.held = self.held, b""
+        self.resume()
+        return bool(held)

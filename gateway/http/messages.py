@@ -95,7 +95,7 @@ def unreadable_request(body: Body) -> Request:
 
 
 class Response(Fields):
-    """An answer of the homeserver: what was read of its head, and the body as it comes."""
+    """An answer of a server upstream: what was read of its head, and the body as it comes."""
 
     __slots__ = ("body", "keep_alive", "reason", "status")
 

@@ -63,7 +63,7 @@ class Server:
         transport = connection.transport
         self.connections.add(connection)
         seen = transport.get_extra_info("peername")
-        if not seen and not isinstance(transport.get_extra_info("sockname"), str):
+        if not seen and not isinstance(transport.get_extra_info("sockname"), str | bytes):  # bytes: an abstract one
             transport.abort()  # uvloop asks the system only now, which does not know it any more after a reset
         address = connection.peer.address or (plain(seen[0]) if isinstance(seen, tuple) else "")
         connection.peer = Peer(address, has_tls(transport) or connection.peer.secure, connection.peer.relayed)
@@ -93,8 +93,8 @@ class Server:
         late = [each for each in self.connections if each.since < ends[each.state if each.writable else CLOSED]]
         for connection in late:
             request = connection.request
-            # Never one that waits for its answer, unless it will get none.
-            if request is None or request.is_moving or connection.state is CLOSED:
+            # Never one that waits for its answer, unless it takes nothing of what comes, or will get none.
+            if request is None or request.is_moving or not connection.writable or connection.state is CLOSED:
                 _expire(connection)
         self._sweep = None
         if self.connections:

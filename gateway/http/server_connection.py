@@ -16,7 +16,7 @@ from gateway.http.parser import BadHead, RequestHeads, read_head
 from gateway.http.states import CLOSED, DRAINING, HEAD, IDLE, REQUEST, SENT, STARTED
 from gateway.sockets import Peer, has_tls, reset
 
-# Seconds that a client which sends no more has for its answer: a hanging /sync must not stay at the homeserver.
+# Seconds that a client which sends no more has for its answer: what only waits for it must not stay for ever.
 _HALF_CLOSED: Final = 0.5
 
 
@@ -79,9 +79,8 @@ class ServerConnection(asyncio.Protocol):
         self.writable = True
         # What the client had not taken when somebody looked last.
         self.unsent = 0
-        self.peer, self.listener = Peer(), cast("object", None)
-
-    # What comes.
+        self.peer = Peer()
+        self.listener: object = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -132,7 +131,10 @@ class ServerConnection(asyncio.Protocol):
                 body.taken = self._intake.resume
                 self._intake.pause()
         if start < len(data):
-            self._intake.hold(data, start)
+            if self.state is DRAINING and self._closes:
+                self._linger(cast("Request", self.request))
+            else:
+                self._intake.hold(data, start)
 
     def _read_body(self, request: Request, data: bytes) -> None:
         self._feed(request.body, data, 0)
@@ -162,8 +164,6 @@ class ServerConnection(asyncio.Protocol):
             self._read_request(*self._intake.release())
             self._intake.resume()
 
-    # What goes.
-
     def write(self, octets: bytes) -> None:
         """Send octets, unless the client has gone."""
         if not self.transport.is_closing():
@@ -189,26 +189,34 @@ class ServerConnection(asyncio.Protocol):
         if not transport.is_closing():
             transport.write(octets)
         request.answer = SENT
-        if body.waiting:  # nobody wants it any more, and it must not hold the client back
-            body.take()
+        body.take()  # nobody wants it any more, and it must not hold the client back
         if keep_alive and self.writable and body.ended:
             self._rest()
             return
         self.state, self._closes = DRAINING, not keep_alive
         self.moved()
         body.changed = None
-        if self._closes and not (body.ended or transport.is_closing()) and transport.can_write_eof():
-            transport.write_eof()
+        if self._closes and self._intake.drop_held():
+            self._linger(request)
+        elif self._closes and not body.ended:
+            self._write_eof()
         self._drain()
+
+    def _linger(self, request: Request) -> None:
+        """Take what still comes for a while: closed with octets unread, the connection would be reset."""
+        if self._write_eof():
+            request.body = request.body.unwanted()
+
+    def _write_eof(self) -> bool:
+        """Send nothing more behind what was sent; say whether that can be told, which over TLS it can't."""
+        if can := self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+        return can
 
     def _drain(self) -> None:
         """Go on once the answer was taken and the rest of the request has come; close where nothing may follow."""
-        body = cast("Request", self.request).body
-        if self.writable and body.ended:
-            if self._closes:
-                self.close()
-            else:
-                self._rest()
+        if self.writable and cast("Request", self.request).body.ended:
+            (self.close if self._closes else self._rest)()
 
     def _rest(self) -> None:
         """Wait for the next request; one that was sent already has its turn after those of others."""
@@ -229,8 +237,6 @@ class ServerConnection(asyncio.Protocol):
             self._drain()
         elif self.request is not None and self.request.writable is not None:
             self._go_on(self.request, self.request.writable)
-
-    # How it ends.
 
     @property
     def at_rest(self) -> bool:

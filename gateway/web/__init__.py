@@ -1,1 +1,1 @@
-"""The only aiohttp.web: listeners, the login exchange over HTTP, the relay, and health."""
+"""Who answers a request: the routes, the relay, and the listeners on which requests come."""

@@ -96,24 +96,21 @@ def _nobody_types() -> str:
 
 
 class Shown:
-    """The certificate that new connections see; `options` are for the listeners, and stay the same.
+    """The certificate that new connections see; `options` are for the listeners, which keep them."""
 
-    A handshake may take `patience` seconds.
-    """
-
-    def __init__(self, patience: float) -> None:
+    def __init__(self) -> None:
         self._current = context = _context()
         # Called at each handshake, whether the client names a server or not.
         context.sni_callback = self._choose
         self.options: TlsOptions = {
             "ssl": context,
-            "ssl_handshake_timeout": patience,
             "ssl_shutdown_timeout": _GOODBYE,
         }
 
-    def use(self, certificate: Certificate) -> None:
-        """Show another one from the next handshake on."""
+    def use(self, certificate: Certificate, timeout: float) -> None:
+        """Show another one from the next connection on, whose handshake may take `timeout` seconds."""
         self._current = certificate.context
+        self.options["ssl_handshake_timeout"] = timeout
 
     def _choose(self, tls: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         tls.context = self._current

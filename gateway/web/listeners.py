@@ -151,11 +151,11 @@ class Listeners:
         """What is listened on."""
         return [address for listener in self._open for address in listener.addresses]
 
-    def show(self, certificate: Certificate | None, patience: float) -> None:
-        """Show another certificate from the next handshake on, which may take `patience` seconds."""
+    def show(self, certificate: Certificate | None, timeout: float) -> None:
+        """Show another certificate from the next connection on, whose handshake may take `timeout` seconds."""
         if certificate is not None:
-            self._shown = self._shown or Shown(patience)
-            self._shown.use(certificate)
+            self._shown = self._shown or Shown()
+            self._shown.use(certificate, timeout)
 
     async def prepare(self, wanted: Iterable[Listen], handed: Sequence[socket.socket] = ()) -> list[Listener]:
         """Return the listeners for these addresses, opening those that are not open; raises `Unusable`.
@@ -205,10 +205,8 @@ class Listeners:
         _close_but(gone, self._open)
 
         if gone:
-            self._background.leave(self._leave(gone, patience), "drain")
-
-    async def _leave(self, gone: Sequence[Listener], patience: float) -> None:
-        await self._server.drain(patience, lambda connection: connection.listener in gone)
+            left = self._server.drain(patience, lambda connection: connection.listener in gone)
+            self._background.leave(left, "drain")
 
     async def close(self, patience: float) -> None:
         """Take nobody more; requests at work get `patience` seconds."""
@@ -297,4 +295,6 @@ def _bound(listen: Listen, opened: socket.socket) -> str:
 
 def _place(opened: socket.socket) -> Place:
     address = opened.getsockname()
-    return (address[0], address[1], "") if isinstance(address, tuple) else ("", 0, str(address))
+    if isinstance(address, bytes):  # an abstract one (unix(7)), as systemd writes it
+        address = f"@{address[1:].decode()}"
+    return ("", 0, address) if isinstance(address, str) else (address[0], address[1], "")

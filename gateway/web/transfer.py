@@ -181,7 +181,7 @@ class Transfer:
         """Relay an interim answer (RFC 9110 15.2), at the pace of the client."""
         request, connection = self._exchange.request, self._exchange.connection
         if not request.is_http_1_0:
-            connection.write(_head(response, end_to_end(response)))
+            connection.continue_answer(_head(response, end_to_end(response)))
             if self._upstream is not None and not connection.writable:
                 self._upstream.pause_reading()
                 request.writable = self._upstream.resume_reading

@@ -2,19 +2,22 @@
 
 import json
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 
 import pytest
 
-from tests.flavours import FLAVOURS
+from tests.flavours import BEHIND_MAS, FLAVOURS
 from tests.real_synapse import Answer, RealSynapse
 
 
 @dataclass(frozen=True)
 class AnybodysHomeserver(RealSynapse):
-    """Matrix's client API is asked as of a Synapse; there is no administrator."""
+    """Matrix's client API is asked as of a Synapse; there is no administrator. `session` is the gateway's table."""
+
+    session: dict[str, Any] = field(default_factory=dict)
 
     async def exists(self, localpart: str) -> bool:
         answer = await self.call("GET", f"/_matrix/client/v3/register/available?username={localpart}")
@@ -34,7 +37,7 @@ class AnybodysHomeserver(RealSynapse):
         return await self.call("POST", target, token or self.as_token, body)
 
 
-def anybodys_homeserver(url: str, as_token: str) -> AnybodysHomeserver:
+def anybodys_homeserver(url: str, session: dict[str, Any]) -> AnybodysHomeserver:
     """Return it; fails where it does not say of which of the known kinds it is."""
     said = (
         _asked(f"{url}/_matrix/federation/v1/version").get("server")
@@ -42,9 +45,9 @@ def anybodys_homeserver(url: str, as_token: str) -> AnybodysHomeserver:
         or _asked(f"{url}/_tuwunel/server_version")
     )
     name = str(said.get("name", "")) if isinstance(said, dict) else ""
-    for flavour in FLAVOURS:
+    for flavour in (BEHIND_MAS,) if session.get("method") == "mas" else FLAVOURS:
         if flavour.name.lower() == name.lower():
-            return AnybodysHomeserver(url, as_token, flavour=flavour)
+            return AnybodysHomeserver(url, session.get("as_token") or "", flavour=flavour, session=session)
     pytest.fail(f"nothing is known of the kind of homeserver at {url}: give {name!r} its row in tests/flavours.py")
 
 

@@ -1,11 +1,13 @@
 """One suite for every kind of homeserver: fakes of them all, real Synapse and Dendrite, or one of your own.
 
-    python -m pytest tests/conformance [--homeserver synapse|dendrite|palpo|tuwunel|...|mas|URL] [--as-token TOKEN]
+    python -m pytest tests/conformance [--homeserver synapse|dendrite|palpo|tuwunel|...|mas|URL] [--session JSON]
 
 A homeserver of your own has to be a disposable one, named example.org, that knows the registration files which
-`python -m tests.conformance.registrations DIRECTORY` writes, and whose limits are off.
+`python -m tests.conformance.registrations DIRECTORY` writes, and whose limits are off. For one behind Matrix
+Authentication Service `--session` is the gateway's table for that.
 """
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -45,13 +47,20 @@ CASES = (
     ANYBODYS,
 )
 BY_APPSERVICE = tuple(case for case in CASES if not case.jwt and case.kind is not BEHIND_MAS)
+WITHOUT_JWT = tuple(case for case in CASES if not case.jwt)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the cases that `--homeserver` names: all but somebody's own where it names none."""
     wanted: str = config.getoption("--homeserver")
     url = "://" in wanted
-    others = [item for item in items if (case := _case_of(item)) and not _is_wanted(case, "" if url else wanted, url)]
+    behind_mas = "mas_url" in config.getoption("--session")
+    others = [
+        item
+        for item in items
+        if (case := _case_of(item))
+        and not (_is_wanted(case, "" if url else wanted, url) and not (behind_mas and _needs_appservice(item)))
+    ]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
@@ -63,6 +72,11 @@ def _case_of(item: pytest.Item) -> Case | None:
     return case if isinstance(case, Case) else None
 
 
+def _needs_appservice(item: pytest.Item) -> bool:
+    marks = [mark for mark in item.iter_markers("parametrize") if mark.args[0] == "case"]
+    return any(mark.args[1] is BY_APPSERVICE for mark in marks)
+
+
 def _is_wanted(case: Case, name: str, url: bool) -> bool:  # noqa: FBT001 - two words of one answer
     if url or case is ANYBODYS:
         return url and case is ANYBODYS
@@ -72,7 +86,8 @@ def _is_wanted(case: Case, name: str, url: bool) -> bool:  # noqa: FBT001 - two 
 @pytest.fixture(scope="session")
 def anybodys(request: pytest.FixtureRequest) -> AnybodysHomeserver:
     """The homeserver that `--homeserver URL` names."""
-    return anybodys_homeserver(request.config.getoption("--homeserver"), request.config.getoption("--as-token"))
+    session = json.loads(request.config.getoption("--session"))
+    return anybodys_homeserver(request.config.getoption("--homeserver"), session)
 
 
 @pytest.fixture(params=CASES, ids=str)

@@ -46,7 +46,7 @@ async def test_a_device_gets_its_next_session_by_its_id(target: Target, tmp_path
         assert first.body["device_id"] == second.body["device_id"] == PHONE
         assert await target.user_of(second.body["access_token"]) == user_id(localpart)
         lasts = None if target.flavour.ends_old else user_id(localpart)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(target.patience):
             while await target.user_of(first.body["access_token"]) != lasts:
                 await asyncio.sleep(0.02)
 

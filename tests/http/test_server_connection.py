@@ -303,6 +303,7 @@ async def test_an_answer_that_ends_the_connection_is_the_last() -> None:
         await client.send(GET + GET)
         (await site.application.next()).answer(keep_alive=False)
         assert await client.rest() == ANSWER
+        client.writer.close()
         await site.empty()
         assert len(site.application.asked) == 1
 
@@ -328,6 +329,27 @@ async def test_an_answer_before_a_body_that_is_held_back_takes_the_rest_of_it() 
         asked.answer(keep_alive=False)
         await sending
         assert await client.rest() == ANSWER
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_who_sends_much_behind_a_request_with_the_last_answer_has_that_answer(*, whole: bool) -> None:
+    """A connection closed with octets unread is reset, and the system forgets what was still to be sent."""
+    large = b"HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n" + bytes(3 * 10**6)
+    async with served() as site, wired(site.port, receive_buffer=8192) as client:
+        body = bytes(100_000)
+        await client.send(POST % len(body) + (body + GET if whole else b""))
+        asked = await site.application.next()
+        if whole:
+            await until(asked.body_is_there)
+        asked.answer(large, keep_alive=False)
+        sending = asyncio.ensure_future(client.send((b"" if whole else body) + GET * 50_000))
+        received = bytearray()
+        while piece := (await client.receive_some()):
+            received += piece
+            await asyncio.sleep(0.0005)
+        assert (len(received), bytes(received[:12])) == (len(large), large[:12])
+        sending.cancel()
+        assert len(site.application.asked) == 1
 
 
 @pytest.mark.parametrize("behind", [False, True])

@@ -151,6 +151,12 @@ ANSWERS: Final = (
         without="X-Trailer",
         reused=True,
     ),
+    _bad("a bare LF behind a field", "RFC 9112 2.2", b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\n\r\nok"),
+    _bad(
+        "a bare LF beside a folded field",
+        "RFC 9112 2.2",
+        b"HTTP/1.1 200 OK\r\nA: 1\r\n x\r\nB: 2\nContent-Length: 2\r\n\r\nok",
+    ),
     _bad("a bare LF behind chunk data", "RFC 9112 7.1", _CHUNKED + b"2\r\n{}\n0\r\n\r\n", may_break=True),
     _bad("a bare LF behind a chunk size", "RFC 9112 7.1", _CHUNKED + b"2\n{}\r\n0\r\n\r\n", may_break=True),
     # Framing.

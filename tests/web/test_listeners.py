@@ -1,6 +1,7 @@
 """A reload opens and closes listeners: all or nothing, and the connections of the others stay."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -194,6 +195,28 @@ def test_what_is_spoken_at_an_address_changes_without_a_moment_in_which_it_is_cl
         assert sum(request.startswith(b"GET /x ") for request in script.requests) == 9
 
     uvloop.run(main())
+
+
+@on_each_loop
+def test_an_abstract_socket_that_was_handed_over_is_listened_on(tmp_path: Path, run: Runner) -> None:
+    async def main() -> None:
+        script, name = Script(OK), f"gateway-{tmp_path.name}-{os.getpid()}"
+        async with RawServer(script).running() as upstream:
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(f"\0{name}")
+            listening.listen()
+            path = write_configuration(tmp_path, upstream.url, {})
+            async with app.running(
+                load(path, {}), get_logger(LogSettings()), handed=HandedOver([listening])
+            ) as running:
+                assert running.addresses == [f"unix:@{name}"]
+                with socket.socket(socket.AF_UNIX) as client:  # uvloop's own can't connect to one
+                    client.connect(f"\0{name}")
+                    client.sendall(GET)
+                    client.setblocking(False)  # noqa: FBT003 - the standard library takes no keyword here
+                    assert (await asyncio.get_running_loop().sock_recv(client, 4096)).startswith(b"HTTP/1.1 200 ")
+
+    run(main())
 
 
 @on_each_loop

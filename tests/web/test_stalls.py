@@ -140,6 +140,24 @@ async def test_interim_answers_come_no_faster_than_their_client_reads(tmp_path: 
     assert (answer.status, len(answer.interim), received.ended) == (200, INTERIMS, END)
 
 
+async def test_a_client_that_takes_no_interim_answers_is_ended_on_both_sides(tmp_path: Path) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        for _ in range(INTERIMS):
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: %b\r\n\r\n" % (b"a" * 60_000))
+        writer.write(OK)
+        writer.write_eof()
+        await reader.read()
+
+    homeserver = RawServer(handler)
+    async with homeserver.running(), running_gateway(tmp_path, homeserver.url, server=SETTINGS) as gateway:
+        async with wired(gateway.port, receive_buffer=4096) as client:
+            await client.send(request("GET /hints"))
+            await until(lambda: gateway.running.live().client_connections == 1, SOON)
+            await until(lambda: gateway.running.live().client_connections == 0, SOON)
+            await until(lambda: not homeserver.open, SOON)
+
+
 @pytest.mark.parametrize("path", ["/x", LOGIN])
 async def test_an_answer_that_stalls_is_ended_on_both_sides(path: str, tmp_path: Path) -> None:
     """Also one that is looked into, of which the client has nothing yet."""

@@ -71,7 +71,7 @@ class Wire:
     async def receive_until(self, end: bytes) -> bytes:
         """Return what came, up to the first octets that hold `end`, or all until the connection ended."""
         octets = b""
-        while end not in octets and (piece := await self._piece()):
+        while end not in octets and (piece := await self.receive_some()):
             octets += piece
         return octets
 
@@ -80,7 +80,7 @@ class Wire:
         octets, ended = bytearray(), END
         try:
             async with asyncio.timeout(seconds):
-                while piece := await self._piece():
+                while piece := await self.receive_some():
                     octets += piece
         except TimeoutError:
             ended = ""
@@ -88,7 +88,8 @@ class Wire:
             ended = RESET
         return Received(bytes(octets), ended)
 
-    async def _piece(self) -> bytes:
+    async def receive_some(self) -> bytes:
+        """Return what came, b"" at the end; ConnectionError when it is broken off."""
         return await self._loop.sock_recv(self.socket, _PIECE)
 
 
