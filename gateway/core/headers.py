@@ -81,15 +81,15 @@ class Fields:
 
     def __init__(self, raw: Sequence[Field]) -> None:
         self.raw = raw
-        self.kept: list[Field] = []
-        self.special: dict[bytes, list[bytes]] = {}
-        kept = self.kept
+        kept: list[Field] = []
+        special: dict[bytes, list[bytes]] = {}
+        self.kept, self.special = kept, special
         for each in raw:  # once for all that is asked of names: this loop is a fifth of what a request costs
             name = each[0].lower()
             if name not in _LOOKED_AT:
                 kept.append(each)
                 continue
-            self.special.setdefault(name, []).append(each[1])
+            special.setdefault(name, []).append(each[1])
             if name not in _HOP_BY_HOP:
                 kept.append(each)
 
@@ -145,7 +145,7 @@ def is_host(value: str) -> bool:
 
 def head_octets(start_line: bytes, fields: Iterable[Field]) -> bytes:
     """Return a message's head with the empty line (RFC 9112 2.1); the parts must not hold line breaks."""
-    return b"\r\n".join((start_line, *map(b": ".join, fields), b"", b""))
+    return b"\r\n".join([start_line, *map(b": ".join, fields), b"", b""])
 
 
 def client_address(fields: Sequence[Field], hop: Hop, trusted: Sequence[Network]) -> str:

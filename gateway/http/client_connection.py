@@ -157,7 +157,8 @@ class ClientConnection(asyncio.Protocol):
                 if response is None:
                     return
                 self._response = response
-                self.resume_reading()  # it may have been paused by an interim answer
+                if self._paused:  # by an interim answer
+                    self.resume_reading()
                 self._feed(response.body, data, start)
                 caller.answered(response)
             else:

@@ -7,7 +7,7 @@ one, and what follows the body of a request with `Upgrade` is lost.
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import aiohttp
 from aiohttp.http import HttpRequestParser, HttpResponseParser, RawRequestMessage, RawResponseMessage
@@ -17,7 +17,9 @@ from gateway.errors import Unusable
 from gateway.http.messages import Request, Response
 
 END_OF_HEAD: Final = b"\r\n\r\n"
-_LAST_OF_LINE_END: Final = 0x0D
+_CR: Final = 0x0D
+# RFC 9112 2.2: before a request line they mean nothing.
+_EMPTY_LINES: Final = re.compile(rb"[\r\n]*+")
 _NO_REQUEST_LINE: Final = "no request line of HTTP/1.x"
 _TOO_MANY: Final = "Too many headers received"
 _VERSIONS: Final = (b" HTTP/1.1", b" HTTP/1.0")
@@ -90,8 +92,8 @@ def read_head(
     Returns the whole head, or b"" and what there is of it, and where it ends in `data`.
     """
     if partial is None:
-        if data[start] <= _LAST_OF_LINE_END:
-            start = _skip_empty_lines(data, start)
+        if data[start] <= _CR:
+            start = cast("re.Match[bytes]", _EMPTY_LINES.match(data, start)).end()
             if start == len(data):
                 return b"", None, start
         if (end := data.find(END_OF_HEAD, start)) >= 0:
@@ -103,11 +105,6 @@ def read_head(
         return head, None, end
     heads.check_beginning(partial, end - start)
     return b"", partial, end
-
-
-def _skip_empty_lines(data: bytes, start: int) -> int:
-    """Return where what is no CR and no LF begins (RFC 9112 2.2)."""
-    return len(data) - len(data[start:].lstrip(b"\r\n"))
 
 
 class RequestHeads:
@@ -131,7 +128,7 @@ class RequestHeads:
         try:
             # The fields alone: yarl would keep the target in a cache, and nobody wants it taken apart.
             ((message, _),), _, _ = parser.feed_data(b"OPTIONS * " + head[line - 8 :])
-        except Exception as error:  # noqa: BLE001 - not only its own: a port that is none is an IndexError
+        except Exception as error:  # noqa: BLE001 - whatever it is, this is no head
             raise _bad_head(error) from None
         if not (message.should_close or message.upgrade):  # after these it takes nothing more
             self._parser = parser

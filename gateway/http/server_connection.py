@@ -189,7 +189,8 @@ class ServerConnection(asyncio.Protocol):
         if not transport.is_closing():
             transport.write(octets)
         request.answer = SENT
-        body.take()  # nobody wants it any more, and it must not hold the client back
+        if body.waiting:  # nobody wants it any more, and it must not hold the client back
+            body.take()
         if keep_alive and self.writable and body.ended:
             self._rest()
             return

@@ -129,7 +129,7 @@ class Pool:
         self._open: set[ClientConnection] = set()
         self._closed = False
         # Gives up what can be spared, and says whether there was anything.
-        self.free_files: Callable[[], int] = int
+        self.free_files: Callable[[], int] = lambda: 0
         self._heads = ResponseHeads()
 
     def take(self) -> ClientConnection | None:

@@ -72,12 +72,7 @@ class Exchange:
         It does not where octets of the body, announced or on their way, will not be read.
         """
         request = self.request
-        return (
-            request.keep_alive
-            and request.body.ended
-            and self.connection.takes_more
-            and not (request.is_http_1_0 and "Connection" not in request.headers)
-        )
+        return request.keep_alive and request.body.ended and self.connection.takes_more
 
     def reply(self, reply: Reply, *, close: bool = False) -> None:
         """Send an answer of ours, or one of the homeserver as our own; `close` ends the connection behind it."""

@@ -185,11 +185,18 @@ async def test_a_body_that_ends_by_close_is_whole() -> None:
         assert not wire.connection.usable
 
 
-@pytest.mark.parametrize("by_reset", [False, True])
-@pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked", b"A: b"])
+@pytest.mark.parametrize(
+    ("framing", "by_reset"),
+    [
+        *(
+            (framing, how)
+            for framing in (b"Content-Length: 9", b"Transfer-Encoding: chunked")
+            for how in (False, True)
+        ),
+        (b"A: b", True),
+    ],
+)
 async def test_a_body_that_is_cut_short_is_broken(framing: bytes, *, by_reset: bool) -> None:
-    if framing == b"A: b" and not by_reset:
-        return
     async with wired() as wire:
         told = await wire.asked(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n5\r\n")
         response = await told.answer()

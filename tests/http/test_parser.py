@@ -49,8 +49,8 @@ def request(line: bytes, *fields: bytes) -> bytes:
 
 def said(message: Request | Response) -> dict[str, object]:
     """Everything that a head says."""
-    names = ("raw", "names", "method", "target", "is_http_1_0", "keep_alive", "status", "reason", "chunked")
-    return {name: getattr(message, name) for name in names if hasattr(message, name)}
+    own = ("method", "target", "is_http_1_0", "chunked") if isinstance(message, Request) else ("status", "reason")
+    return {name: getattr(message, name) for name in ("raw", "kept", "special", "keep_alive", *own)}
 
 
 # What is taken and what is refused.

@@ -290,7 +290,7 @@ def fields(octets: int) -> list[str]:
 HEADS = {
     "64,000 octets": (64_000, {}, 200),
     "67,000 octets": (67_000, {}, 431),
-    "1.4 MiB": (20 * 16_000, {}, 431),
+    "320,000 octets": (20 * 16_000, {}, 431),
     "more than max_header_bytes": (9_000, {"max_header_bytes": 8192}, 431),
     "less than max_header_bytes": (7_500, {"max_header_bytes": 8192}, 200),
     "more than the default, allowed": (80_000, {"max_header_bytes": 131_072}, 200),
