@@ -104,7 +104,7 @@ class Provision:
             check_existence(account, rules, exists=exists)
         if account is None:
             localpart = identity.localpart
-            await self.sessions.check_name(localpart)
+            await self.sessions.check_name(localpart, exists=exists)
             ours = await self.accounts.claim(identity, int(self.now()))
         else:
             localpart = account.localpart

@@ -122,8 +122,10 @@ class FakeHomeserver(FakeServer):
             raise _Refused((400, "M_INVALID_USERNAME"))
         if len(f"@{name}:{SERVER_NAME}") > self.flavour.max_user_id:
             raise _Refused((400, "M_BAD_JSON"))
-        if not self._is_ours(name) or (self.flavour.reserved is None and self.reserved.fullmatch(name)):
-            raise _Refused((400, "M_EXCLUSIVE"))
+        if not self._is_ours(name):
+            raise _Refused((400, "M_EXCLUSIVE"), "Invalid user localpart for this application service.")
+        if self.flavour.reserved is None and self.reserved.fullmatch(name):
+            raise _Refused((400, "M_EXCLUSIVE"), "This user ID is reserved by an application service.")
         if name in self.users:
             raise _Refused((400, "M_USER_IN_USE"))
         self.users[name] = User(

@@ -50,7 +50,7 @@ class HomeserverKind:
     name: str = ""
     # The questions that may be asked, the best first.
     existence: tuple[Existence, ...] = (Existence.PROFILE, Existence.AVAILABLE)
-    # Only /register/available tells which names are an application service's; /register and /login take them.
+    # Only /register/available tells which names are an application service's; /register takes them, as /login does.
     checks_names: bool = True
     # A session may be a deactivated user's, or of a user who is not there; only its own whoami tells.
     checks_sessions: bool = True

@@ -124,11 +124,11 @@ _QUESTIONS: Final[dict[Existence, Callable[[Homeserver, str], Awaitable[bool]]]]
 }
 
 
-async def check_name(homeserver: Homeserver, localpart: str) -> None:
+async def check_name(homeserver: Homeserver, localpart: str, *, exists: bool) -> None:
     """Refuse a name that somebody is about to get who did not have it, where it is not for people.
 
     It may be the homeserver's own, or another application service's, which not every homeserver looks at when the
-    name is registered, and none when somebody logs in by it.
+    name is registered, and none when somebody logs in by it. `exists`: there is such a user, who is not registered.
     """
     kind = await kind_of(homeserver)
     check_not_own(kind, localpart)
@@ -138,8 +138,21 @@ async def check_name(homeserver: Homeserver, localpart: str) -> None:
     if kind.checks_names:
         reply, found = await _available(homeserver, localpart)
         if found is Availability.RESERVED:
-            detail = reply.error or "The user name is reserved by an application service"
-            raise Refused(Refusal.RESERVED_LOCALPART, detail, reason=f"{localpart!r} is reserved on the homeserver")
+            raise _reserved(localpart, reply)
+    elif exists and homeserver.as_token:
+        reply = await _ask_to_register(homeserver, localpart, ())  # which makes nobody who is there
+        if _is_reserved(reply):
+            raise _reserved(localpart, reply)
+
+
+def _is_reserved(reply: Reply) -> bool:
+    """Say whether another application service has the name for itself; else it is outside our own namespace."""
+    return reply.errcode == "M_EXCLUSIVE" and "reserved" in reply.error
+
+
+def _reserved(localpart: str, reply: Reply) -> Refused:
+    detail = reply.error or "The user name is reserved by an application service"
+    return Refused(Refusal.RESERVED_LOCALPART, detail, reason=f"{localpart!r} is reserved on the homeserver")
 
 
 def check_not_own(kind: HomeserverKind, localpart: str) -> None:
@@ -186,6 +199,8 @@ async def register(homeserver: Homeserver, localpart: str, client: tuple[Field, 
         )
     if reply.status == 200 or reply.errcode == "M_USER_IN_USE":
         return reply.status == 200
+    if _is_reserved(reply):
+        raise _reserved(localpart, reply)
     meant = classified(reply, "register the user")
     if isinstance(meant, Refused) and reply.status >= 500 and not await _surely_lacks(homeserver, user_id, reply):
         raise MaybeMade(meant.refusal, reason=meant.reason)

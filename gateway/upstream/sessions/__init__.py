@@ -111,8 +111,11 @@ class SessionMethod(Protocol):
     async def exists(self, localpart: str) -> bool:
         """Say whether there is such a user; makes none."""
 
-    async def check_name(self, localpart: str) -> None:
-        """Refuse a name that is not for people, before somebody gets it who did not have it."""
+    async def check_name(self, localpart: str, *, exists: bool) -> None:
+        """Refuse a name that is not for people, before somebody gets it who did not have it.
+
+        `exists`: there is such a user, so that it will not be registered.
+        """
 
     async def register(self, localpart: str, client: tuple[Field, ...] = (), *, known: bool = False) -> bool:
         """Make the account, False when it is there already; may be repeated. `client`: who asks, as in `Wanted`.

@@ -37,9 +37,9 @@ class AppserviceSessions:
         """Ask the homeserver."""
         return await exists(self.homeserver, self.homeserver.user_id(localpart))
 
-    async def check_name(self, localpart: str) -> None:
+    async def check_name(self, localpart: str, *, exists: bool) -> None:
         """Ask the homeserver."""
-        await check_name(self.homeserver, localpart)
+        await check_name(self.homeserver, localpart, exists=exists)
 
     async def register(
         self,

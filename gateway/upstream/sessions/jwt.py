@@ -58,9 +58,9 @@ class JwtSessions:
             reason = refused.reason.partition(";")[0]
             raise Refused(refused.refusal, reason=f"{reason}; {_HINT_PROFILE}") from None
 
-    async def check_name(self, localpart: str) -> None:
+    async def check_name(self, localpart: str, *, exists: bool) -> None:
         """Ask the homeserver."""
-        await check_name(self.homeserver, localpart)
+        await check_name(self.homeserver, localpart, exists=exists)
 
     async def register(
         self,

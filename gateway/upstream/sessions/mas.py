@@ -56,7 +56,7 @@ class MasSessions:
         """Ask the service."""
         return await self.admin.find_user(localpart) is not None
 
-    async def check_name(self, localpart: str) -> None:
+    async def check_name(self, localpart: str, *, exists: bool) -> None:
         """Take every name: the service knows which are reserved."""
 
     async def register(
