@@ -142,10 +142,16 @@ class FetchedKeys:
         if self._fresh.over(now):
             self._begin_fetch()
         if not (self._usable(now) and wanted.found(self._keys)):
-            flight = self._early_fetch(wanted, now)
-            if wait and flight is not None and not (self._usable(now) and wanted.fits(self._keys)):
+            # A fetch that had begun before may bring what was there before the key: then it is asked once more.
+            for _ in range(2 if wait else 1):
+                began_before = self._flight
+                flight = self._early_fetch(wanted, now)
+                if not wait or flight is None or (self._usable(now) and wanted.fits(self._keys)):
+                    break
                 with self._waiting.one():
                     await asyncio.wait((flight,))
+                if flight is not began_before or (self._usable(now) and wanted.fits(self._keys)):
+                    break
         if self._usable(self._now()):
             return self._keys
         if wait:

@@ -249,7 +249,7 @@ async def test_mas_refuses_users_in_the_words_of_a_homeserver(
 async def test_mas_refuses_a_device_that_does_not_fit_before_anything_is_done(tmp_path: Path) -> None:
     async with with_mas(tmp_path, jwt={"single_use": True}) as (gateway, mas):
         token = mint(jti="1")
-        answer = await gateway.log_in(token, device_id="PHONE")
+        answer = await gateway.log_in(token, device_id="my phone")
         assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_PARAM")
         assert mas.seen == []
         assert (await gateway.log_in(token)).status == 200

@@ -16,6 +16,7 @@ from tests.authority import LOOPBACK, Authority
 from tests.fake_homeserver import FakeHomeserver
 from tests.fake_issuer import JWKS, FakeIssuer, new_key, running_issuer
 from tests.running_gateway import RunningGateway, running_gateway, write_configuration
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -128,6 +129,27 @@ async def test_an_issuer_that_is_down_for_an_hour_stops_no_login(
         issuer.rotate("second")
         clock.ahead += 300
         assert (await gateway.log_in(issuer.mint())).status == 200
+
+
+async def test_a_set_that_was_asked_for_before_the_token_came_does_not_speak_for_its_key(
+    issuer: FakeIssuer, homeserver: FakeHomeserver, tmp_path: Path
+) -> None:
+    clock, go_on = Clock(), asyncio.Event()
+    async with running_gateway(tmp_path, homeserver.url, clock, jwt=jwt_table(issuer)) as gateway:
+        assert (await gateway.log_in(issuer.mint())).status == 200
+        old = issuer.jwk_set()
+        answers = iter((old,))
+        issuer.answers[JWKS] = lambda: web.json_response(next(answers, None) or issuer.jwk_set())
+        issuer.hold = go_on
+        clock.ahead += 3700
+        asked = len(issuer.asked)
+        assert (await gateway.log_in(issuer.mint())).status == 200  # it begins the fetch
+        await until(lambda: len(issuer.asked) > asked)
+        issuer.rotate("second")
+        login = asyncio.create_task(gateway.log_in(issuer.mint()))
+        await asyncio.sleep(0.05)
+        go_on.set()
+        assert (await login).status == 200
 
 
 async def test_a_restart_while_the_issuer_is_down_uses_the_stored_set(
