@@ -149,11 +149,6 @@ def _router(
     settings, log = configuration.settings, lasting.log
     forward = settings.server.forward_request_id
     jwt = settings.jwt
-
-    def cleans_paths() -> bool:
-        kind = sign_in.provision.homeserver.known.kind
-        return kind is not None and kind.cleans_paths
-
     login = Login(
         sign_in=sign_in,
         background=lasting.background,
@@ -164,7 +159,7 @@ def _router(
         max_login_body=settings.server.max_login_body,
         body_timeout=settings.server.head_timeout,
         forward_request_id=forward,
-        cleans_paths=cleans_paths,
+        known=sign_in.provision.homeserver.known,
     )
     access = AccessLines(lasting.access, settings.server.trusted_proxies) if lasting.access else None
     traffic = lasting.metrics.traffic if settings.server.admin_listen or lasting.admin_handed else None

@@ -1,7 +1,7 @@
 """The login paths over HTTP: which of their requests are ours, and everything else as it came to the homeserver."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from gateway.logs import Logger
 from gateway.sign_in import SignIn
 from gateway.tasks import Background
 from gateway.upstream.answers import HomeserverAnswered
+from gateway.upstream.homeserver import Known
 from gateway.upstream.pool import Reply
 from gateway.web.answers import refusal
 from gateway.web.exchange import Exchange
@@ -34,8 +35,8 @@ class Login:
     """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off.
 
     A password of up to `max_password_bytes` may be a token; 0: none may.
-    `body_timeout` is what the body of a login may take, in seconds. `cleans_paths` says whether the homeserver does
-    so before it looks whose they are, as far as is known by now.
+    `body_timeout` is what the body of a login may take, in seconds. `known` is what the
+    homeserver has told of itself by now.
     """
 
     sign_in: SignIn
@@ -47,7 +48,7 @@ class Login:
     max_login_body: int
     body_timeout: float
     forward_request_id: bool
-    cleans_paths: Callable[[], bool]
+    known: Known
 
     async def flows(self, exchange: Exchange) -> Relay:
         """Relay `GET /login` and append our flows to the answer."""
@@ -62,7 +63,8 @@ class Login:
 
     def is_login_path(self, path: str) -> bool:
         """Say whether the homeserver takes another spelling of its login path for it."""
-        return self.cleans_paths() and may_mean_login(path)
+        kind = self.known.kind
+        return kind is not None and kind.cleans_paths and may_mean_login(path)
 
     async def log_in(self, exchange: Exchange) -> Reply | Relay:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""

@@ -95,7 +95,7 @@ class Router:
             path = target.partition("?")[0]
             route = self._routes.get((request.method, path))
             if route is None and request.method in self._asked:
-                route = next((row for is_its, row in self._asked[request.method] if is_its(path)), None)
+                route = self._route_asked_for(request.method, path)
             if route is None:
                 Transfer(self._relayer, exchange, _AS_IT_IS).start()
             else:
@@ -105,6 +105,12 @@ class Router:
             exchange.refuse(refused)
         except Exception as fault:  # noqa: BLE001 - whatever it is, its client gets an answer
             exchange.fail(fault)
+
+    def _route_asked_for(self, method: str, path: str) -> Route | None:
+        for is_its, route in self._asked[method]:
+            if is_its(path):
+                return route
+        return None
 
     async def _run(self, handler: Handler, exchange: Exchange) -> None:
         try:
