@@ -94,9 +94,10 @@ class Fields:
                 kept.append(each)
 
     @property
-    def says_close(self) -> bool:
-        """Whether the connection ends behind the message, whatever else its `Connection` says (RFC 9112 9.3)."""
-        return b"close" in _options(self.special.get(b"connection", ()))
+    def keeps_http_1_0(self) -> bool:
+        """Whether `Connection` keeps a connection of HTTP/1.0: by `keep-alive`, and no `close` (RFC 9112 9.3)."""
+        options = _options(self.special.get(b"connection", ()))
+        return b"keep-alive" in options and b"close" not in options
 
     def values(self, name: bytes) -> list[bytes]:
         """Return all values of a field, by its lower-case name, in their order."""

@@ -56,7 +56,8 @@ class Request(Fields):
         self.target = target
         self.headers: CIMultiDictProxy[str] = message.headers
         self.is_http_1_0 = message.version is HttpVersion10
-        self.keep_alive = not (message.should_close or (self.is_http_1_0 and self.says_close))
+        # The parser takes Proxy-Connection too, and `keep-alive` before `close`.
+        self.keep_alive = not message.should_close and (not self.is_http_1_0 or self.keeps_http_1_0)
         self.body = NO_BODY
         self.answer = NONE
         self.answering = False
@@ -103,5 +104,5 @@ class Response(Fields):
         Fields.__init__(self, message.raw_headers)
         self.status: int = message.code
         self.reason: str = message.reason
-        self.keep_alive = not (message.should_close or (message.version is HttpVersion10 and self.says_close))
+        self.keep_alive = not message.should_close and (message.version is not HttpVersion10 or self.keeps_http_1_0)
         self.body = NO_BODY

@@ -82,6 +82,7 @@ def test_a_method_is_any_word_of_capitals(method: str) -> None:
         (b"GET / HTTP/1.0", b"Connection: close", False),
         (b"GET / HTTP/1.0", b"Connection: keep-alive, close", False),
         (b"GET / HTTP/1.0", b"Connection: Close,keep-alive", False),
+        (b"GET / HTTP/1.0", b"Proxy-Connection: keep-alive", False),
         (b"GET / HTTP/1.0", b"Connection: keep-alive\r\nConnection: close", False),
     ],
 )
