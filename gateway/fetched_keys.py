@@ -142,16 +142,11 @@ class FetchedKeys:
         if self._fresh.over(now):
             self._begin_fetch()
         if not (self._usable(now) and wanted.found(self._keys)):
-            # A fetch that had begun before may bring what was there before the key: then it is asked once more.
-            for _ in range(2 if wait else 1):
-                began_before = self._flight
-                flight = self._early_fetch(wanted, now)
-                if not wait or flight is None or (self._usable(now) and wanted.fits(self._keys)):
-                    break
-                with self._waiting.one():
-                    await asyncio.wait((flight,))
-                if flight is not began_before or (self._usable(now) and wanted.fits(self._keys)):
-                    break
+            before = self._flight
+            flight = self._early_fetch(wanted, now)
+            if wait and await self._landed(flight, wanted, now) and flight is before:
+                # It had begun before, and may have brought what was there before the key: it is asked once more.
+                await self._landed(self._early_fetch(wanted, now), wanted, now)
         if self._usable(self._now()):
             return self._keys
         if wait:
@@ -161,6 +156,14 @@ class FetchedKeys:
                 retry_after=EARLY_FLOOR,
             )
         return no_keys(self._source.rules)
+
+    async def _landed(self, flight: asyncio.Task[None] | None, wanted: _Wanted, now: float) -> bool:
+        """Wait for a fetch where no key is at hand that may do, and say whether there is still none."""
+        if flight is None or (self._usable(now) and wanted.fits(self._keys)):
+            return False
+        with self._waiting.one():
+            await asyncio.wait((flight,))
+        return not (self._usable(now) and wanted.fits(self._keys))
 
     def _usable(self, now: float) -> bool:
         return self._fetched_at is not None and now - self._fetched_at < self._source.max_stale

@@ -65,6 +65,8 @@ class HomeserverKind:
     max_user_id_bytes: int = 255
     # A refresh token lasts; where it dies before the access token does, a client that has one is logged out.
     refreshes: bool = True
+    # A login with a JWT of its own looks at `exp` whatever the configuration, after the signature.
+    checks_expiry: bool = False
     # Which name `doctor` may log in by as application service so that nothing comes of it.
     probe: Probe = Probe.NONE
     # Paths are matched as they come: another spelling of a path is another path.
@@ -77,7 +79,13 @@ _WHOAMI: Final = (Existence.WHOAMI,)
 _CONDUIT: Final = frozenset(("conduit",))
 
 SYNAPSE: Final = HomeserverKind(
-    "Synapse", _WHOAMI, checks_names=False, checks_sessions=False, probe=Probe.UNKNOWN, keeps_paths=True
+    "Synapse",
+    _WHOAMI,
+    checks_names=False,
+    checks_sessions=False,
+    checks_expiry=True,
+    probe=Probe.UNKNOWN,
+    keeps_paths=True,
 )
 DENDRITE: Final = HomeserverKind(
     "Dendrite", _WHOAMI, repeats_logins=True, max_user_id_bytes=254, probe=Probe.INVALID, keeps_paths=True

@@ -116,13 +116,14 @@ class ServerConnection(asyncio.Protocol):
             return
         self.request, self.state = request, REQUEST
         if start < len(data):
-            self._feed(request.body, data, start)
+            self._feed(request, data, start)
         elif not request.body.ended:
             self.moved()
         self._server.application.handle(self, request)
 
-    def _feed(self, body: Body, data: bytes, start: int) -> None:
+    def _feed(self, request: Request, data: bytes, start: int) -> None:
         """Give the body what belongs to it, and hold what is behind it."""
+        body = request.body
         if not body.ended:
             start = body.feed(data, start)
             if self.state is not DRAINING:  # what nobody wants has so long in all
@@ -130,14 +131,13 @@ class ServerConnection(asyncio.Protocol):
             if body.waiting > READ_LIMIT:
                 body.taken = self._intake.resume
                 self._intake.pause()
-        if start < len(data):
-            if self.state is DRAINING and self._closes:
-                self._linger(cast("Request", self.request))
-            else:
-                self._intake.hold(data, start)
+        if start < len(data) and self.state is DRAINING and self._closes:
+            self._linger(request)
+        elif start < len(data):
+            self._intake.hold(data, start)
 
     def _read_body(self, request: Request, data: bytes) -> None:
-        self._feed(request.body, data, 0)
+        self._feed(request, data, 0)
         if self.state is DRAINING:
             request.body.take()
             self._drain()

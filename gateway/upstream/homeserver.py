@@ -119,13 +119,6 @@ class Homeserver:
         octets = b"" if body is None else json.dumps(body).encode()
         return await self.pool.call(method, target, [self.pool.host, bearer], octets)
 
-    async def accepts(self, token: str) -> bool:
-        """Say whether an access token of a client is good."""
-        reply = await self.as_user("GET", "/_matrix/client/v3/account/whoami", token)
-        if reply.status >= 500:
-            raise classified(reply, "ask for the session")
-        return reply.status == 200 or reply.errcode != "M_UNKNOWN_TOKEN"  # as of a locked user
-
 
 def _short_wait(reply: Reply) -> float | None:
     """Return for how long a call has to wait, in seconds, None where it was answered or would have to wait long."""

@@ -81,15 +81,19 @@ async def _true_question(homeserver: Homeserver, kind: HomeserverKind) -> Existe
 
 
 async def _has_profile(homeserver: Homeserver, user_id: str) -> bool:
-    profile = await homeserver.call("GET", f"/_matrix/client/v3/profile/{quote(user_id, safe='')}")
+    profile = await _profile(homeserver, user_id)
     if profile.status in {200, 404}:
         return profile.status == 200
     raise classified(profile, _ASKING)
 
 
+async def _profile(homeserver: Homeserver, user_id: str) -> Reply:
+    return await homeserver.call("GET", f"/_matrix/client/v3/profile/{quote(user_id, safe='')}")
+
+
 async def _may_be_asserted(homeserver: Homeserver, user_id: str) -> bool:
     # First, for a user outside our namespace; Synapse answers 404 also for a user whose profile is empty.
-    profile = await homeserver.call("GET", f"/_matrix/client/v3/profile/{quote(user_id, safe='')}")
+    profile = await _profile(homeserver, user_id)
     if profile.status == 200:
         return True
     if not homeserver.as_token and profile.status == 404:

@@ -34,9 +34,8 @@ _CLIENT_FIELDS: Final = frozenset(
 class Login:
     """Handles GET and POST on the login paths; `login_types` is empty when JWT login is off.
 
-    A password of up to `max_password_bytes` may be a token; 0: none may.
-    `body_timeout` is what the body of a login may take, in seconds. `known` is what the
-    homeserver has told of itself by now.
+    A password of up to `max_password_bytes` may be a token; 0: none may. `body_timeout` is what the body of a login
+    may take, in seconds. `known` is what the homeserver has told of itself by now.
     """
 
     sign_in: SignIn

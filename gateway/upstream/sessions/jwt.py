@@ -24,8 +24,6 @@ from gateway.upstream.users import check_name, check_not_own, exists, is_of_user
 LOGIN_TYPE: Final = "org.matrix.login.jwt"
 # How long a token for the homeserver is good, in seconds.
 _LIFETIME: Final = 60
-# The only software that is known to look at `exp` whatever its configuration, after the signature.
-_CHECKS_EXPIRY: Final = "Synapse"
 _HINT: Final = (
     "jwt_secret, jwt_algorithm, jwt_issuer, jwt_audience and jwt_subject_claim must be those of the homeserver's own"
     " JWT login"
@@ -106,7 +104,7 @@ class JwtSessions:
         flows, misfit = await self.homeserver.flows()
         if misfit or LOGIN_TYPE not in flows:
             return misfit or f"{LOGIN_TYPE} is not among the logins that the homeserver offers"
-        if (await kind_of(self.homeserver)).name != _CHECKS_EXPIRY:
+        if not (await kind_of(self.homeserver)).checks_expiry:
             return ""
         reply = await self._log_in({"token": self._token("doctor", None, 0)})
         error = reply.json().get("error")
