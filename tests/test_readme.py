@@ -30,7 +30,9 @@ from gateway.settings import Table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "systemd" / "README.md"]
+HOMESERVERS = sorted((ROOT / "config" / "homeservers").glob("*.md"))
+MAIN_PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "systemd" / "README.md"]
+PAGES = [*MAIN_PAGES, *HOMESERVERS]
 DEMO = (
     "python3 -m venv .venv && .venv/bin/pip install -q -c requirements.lock '.[demo]'"
     " && .venv/bin/matrix-login-gateway demo\n"
@@ -299,13 +301,21 @@ def test_the_table_of_commands_lists_each_with_all_its_options() -> None:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_every_command_that_a_page_names_exists(page: Path) -> None:
+def commands_named(page: Path) -> set[str]:
+    """The commands of ours that the code of a page runs, without their options."""
     text = page.read_text(encoding="utf-8")
     code = blocks(text, "sh") + re.findall(r"`([^`\n]+)`", text)
-    named = {usage for part in code for usage in re.findall(r"matrix-login-gateway((?: [a-z]+)+)(?![\w/.])", part)}
-    assert named
-    for usage in named:
+    return {usage for part in code for usage in re.findall(r"matrix-login-gateway((?: [a-z]+)+)(?![\w/.])", part)}
+
+
+@pytest.mark.parametrize("page", MAIN_PAGES, ids=lambda page: page.parent.name)
+def test_every_page_names_commands(page: Path) -> None:
+    assert commands_named(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    for usage in commands_named(page):
         words = usage.split()
         name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
         assert name is not None, usage
@@ -341,7 +351,7 @@ def anchors(text: str) -> set[str]:
     return result
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_every_relative_link_leads_to_a_file_or_a_heading(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     prose = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
