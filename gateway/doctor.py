@@ -17,10 +17,10 @@ from gateway.fetched_keys import fetch_once
 from gateway.issuer_keys import KeySource
 from gateway.storage.database import DatabaseSettings, open_database
 from gateway.storage.migrate import NeedsUpgrade
+from gateway.upstream.answers import is_unknown_user
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import SessionMethod
-from gateway.upstream.sessions.appservice import is_unknown_user
 from gateway.upstream.sessions.jwt import JwtSessions
 from gateway.upstream.users import software
 
@@ -226,7 +226,7 @@ class _Examination:
     async def _logs_in_others(self) -> bool:
         if self._kind.probe is Probe.NONE:
             return False
-        reply = await self._log_in(self._probe(""))
+        reply = await self.homeserver.log_in(self._probe(""), {})
         return self._is_inside(reply) or reply.errcode == "M_EXCLUSIVE" or "namespace" in reply.error
 
     async def _login(self) -> Finding:
@@ -264,7 +264,7 @@ class _Examination:
             return Finding(name, "warn", says, mend)
         outside = []
         for localpart in (self._probe(""), self._probe("._=/+-")):
-            reply = await self._log_in(localpart)
+            reply = await self.homeserver.log_in(localpart, {})
             if self._is_inside(reply):
                 continue
             if reply.status == 403 or reply.errcode == "M_EXCLUSIVE":
@@ -284,8 +284,3 @@ class _Examination:
         if self._kind.probe is Probe.INVALID:
             return reply.errcode == "M_INVALID_USERNAME"
         return is_unknown_user(reply, self._kind)
-
-    async def _log_in(self, localpart: str) -> Reply:
-        identifier = {"type": "m.id.user", "user": localpart}
-        body = {"type": "m.login.application_service", "identifier": identifier}
-        return await self.homeserver.call("POST", "/_matrix/client/v3/login", body, repeat=False)

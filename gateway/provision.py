@@ -25,7 +25,7 @@ from gateway.core.accounts import (
     next_step,
     user_not_found,
 )
-from gateway.core.identity import Identity, check_allowed
+from gateway.core.identity import Identity, check_allowed, check_grammar
 from gateway.core.login_request import LoginRequest
 from gateway.core.tokens import Claims
 from gateway.errors import Refusal, Refused
@@ -55,7 +55,7 @@ class Verified:
 
     def wanted(self, localpart: str) -> Wanted:
         """Return the session to ask for."""
-        may_make = self.issuer.accounts.register_user
+        may_make = self.issuer.accounts.of(localpart).register_user
         return Wanted(localpart, self.request, self.identity.display_name, self.client.fields, may_make)
 
 
@@ -75,9 +75,10 @@ class Provision:
 
         `account` is the row that was found for it, None if there was none.
         """
-        identity, rules = who.identity, who.issuer.accounts
+        identity = who.identity
         made = False
         while True:
+            rules = who.issuer.accounts.of(identity.localpart if account is None else account.localpart)
             step = next_step(account, rules, self.now())
             if account is not None:
                 # The lists hold for the account that the subject keeps too, should its claims map elsewhere now.
@@ -95,19 +96,19 @@ class Provision:
 
     async def _make_ready(self, who: Verified, account: Account | None, step: Step) -> bool:
         """Bring row and account into being where they are missing; say whether this made the account."""
-        identity, rules = who.identity, who.issuer.accounts
-        exists = False
+        identity, exists = who.identity, False
+        localpart = identity.localpart if account is None else account.localpart
         if step is Step.ASK_HOMESERVER:
-            exists = await self.sessions.exists(identity.localpart if account is None else account.localpart)
+            exists = await self.sessions.exists(localpart)
             if account is None and await self.accounts.find(identity):
                 return False  # another login may have registered it since; then it is that one's to say
-            check_existence(account, rules, exists=exists)
+            if not exists:
+                check_grammar(localpart)
+            check_existence(account, who.issuer.accounts.of(localpart), exists=exists)
         if account is None:
-            localpart = identity.localpart
             await self.sessions.check_name(localpart, exists=exists)
             ours = await self.accounts.claim(identity, int(self.now()))
         else:
-            localpart = account.localpart
             ours = await self.accounts.keep_pending(localpart)
         if not ours:
             return False

@@ -18,7 +18,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
 from tests.fake_server import CORS, FakeServer, Fault, Seen
-from tests.flavours import SYNAPSE, Flavour, Refusal
+from tests.flavours import GRAMMAR, SYNAPSE, Flavour, Refusal
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 __all__ = ["JWT_SECRET", "FakeHomeserver", "Fault", "Seen", "User", "running_homeserver"]
@@ -152,6 +152,8 @@ class FakeHomeserver(FakeServer):
         elif body.get("type") == "m.login.application_service":
             self._check_appservice(seen, self.flavour.bad_token)
             name = body["identifier"]["user"]
+            if self.flavour.folds_login_names:
+                name = name.lower()
             if not self._is_ours(name):
                 raise _Refused(self.flavour.outside_namespace, self.flavour.outside_error)
             if self.flavour.checks_login_names and not self.flavour.names.fullmatch(name):
@@ -330,6 +332,8 @@ class FakeHomeserver(FakeServer):
             raise _Refused((403, "M_FORBIDDEN"), "Registration has been disabled")
         name = parse_qs(urlsplit(seen.target).query)["username"][0]
         status, errcode, error = self.flavour.reserved
+        if not GRAMMAR.fullmatch(name):  # whoever has it
+            raise _Refused((400, "M_INVALID_USERNAME"), "Username is invalid.")
         if self.reserved.fullmatch(name) and (name not in self.users or errcode == "M_USER_IN_USE"):
             raise _Refused((status, errcode), error)
         if name in self.users or name in self.flavour.own_localparts:

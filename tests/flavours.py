@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 Refusal = tuple[int, str]
 
 _ANY = re.compile(r".*", re.DOTALL)
-_LOCALPART = re.compile(r"[0-9a-z_\-+=./]+")
+GRAMMAR = re.compile(r"[0-9a-z_\-+=./]+")
 _NOT_DIGITS = re.compile(r"(?![0-9]+$)[0-9a-z_\-+=./]+")
 
 
@@ -36,7 +36,7 @@ class Flavour:
     tells_guests: bool = False
     max_user_id: int = 255
     told_by: str = "/_matrix/federation/v1/version"
-    names: re.Pattern[str] = _LOCALPART
+    names: re.Pattern[str] = GRAMMAR
     whoami_makes_users: bool = False
     whoami_knows_all: bool = False
     hides_empty_profiles: bool = False
@@ -50,6 +50,7 @@ class Flavour:
     outside_namespace: Refusal = (400, "M_EXCLUSIVE")
     outside_error: str = "refused"
     checks_login_names: bool = False
+    folds_login_names: bool = False
     ends_old: bool = True
     # None: with a token that dies before the access token does.
     refreshes: bool | None = False
@@ -129,6 +130,7 @@ PALPO = Flavour(
     bad_token=(403, "M_FORBIDDEN"),
     outside_namespace=(403, "M_FORBIDDEN"),
     outside_error="User is not in appservice's namespace",
+    folds_login_names=True,
     refreshes=None,
     has_jwt=True,
 )

@@ -145,7 +145,10 @@ class _Explanation:
         if name is None:
             return
         localpart = name
-        self._run("user id", lambda: identity.check_localpart(localpart, mapping), str)
+        only_if_there = ", if the homeserver has this user" if identity.is_historical(localpart) else ""
+        self._run(
+            "user id", lambda: identity.check_localpart(localpart, mapping), lambda user_id: user_id + only_if_there
+        )
         self._run("allow and deny", lambda: identity.check_allowed(localpart, mapping.rules))
 
     def _run(

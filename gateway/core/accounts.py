@@ -6,10 +6,10 @@ With `existing_accounts = "refuse"` one login at a time registers: "in use" then
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from gateway.core.identity import Identity
+from gateway.core.identity import Identity, is_historical
 from gateway.errors import Refusal, Refused
 
 ExistingAccounts: TypeAlias = Literal["link", "refuse"]
@@ -56,6 +56,10 @@ class AccountRules:
 
     register_user: bool
     existing_accounts: ExistingAccounts
+
+    def of(self, localpart: str) -> "AccountRules":
+        """Return the rules for one name: no account is made by a name that no new user may have."""
+        return replace(self, register_user=False) if is_historical(localpart) else self
 
 
 class Step(enum.Enum):

@@ -1,8 +1,7 @@
 """Claims to a Matrix user: which subject this is, and which localpart it gets.
 
-Grammar of user ids: Matrix specification, appendix 'User identifiers'. Upper case is folded for ASCII only: Unicode
-folding maps other characters onto ASCII ones (U+212A, the Kelvin sign, becomes `k`), and with them two subjects onto
-one user.
+Grammar of user ids: Matrix specification, appendix 'User identifiers'. Nothing but A-Z is folded onto ASCII: Unicode
+folds other characters onto it too (U+212A, the Kelvin sign, becomes `k`), and with them two subjects onto one user.
 """
 
 import re
@@ -40,6 +39,7 @@ class IdentityRules(Table):
     localpart: str = "{sub}"
     lowercase: bool = True
     escape: bool = False
+    historical: bool = False
     strip_server_name: bool = True
     allow: list[Expression] = []
     deny: list[Expression] = []
@@ -191,8 +191,17 @@ def fold(name: str, mapping: UserMapping) -> str:
 
 
 def lowercase(name: str, mapping: UserMapping) -> str:
-    """Fold A-Z, and nothing else, to lower case."""
-    return name.translate(_UPPER_TO_LOWER) if mapping.rules.lowercase else name
+    """Fold A-Z to lower case, and where historical names are taken other letters too, as homeservers have done."""
+    if not mapping.rules.lowercase:
+        return name
+    name = name.translate(_UPPER_TO_LOWER)
+    if mapping.rules.historical and all(char.isascii() or not _has_ascii(char.lower()) for char in name):
+        return name.lower()
+    return name
+
+
+def _has_ascii(text: str) -> bool:
+    return any(char.isascii() for char in text)
 
 
 def strip_server_name(name: str, mapping: UserMapping) -> str:
@@ -217,19 +226,36 @@ def escape(name: str, mapping: UserMapping) -> str:
 
 
 def check_localpart(localpart: str, mapping: UserMapping) -> str:
-    """Return the user id of a localpart that follows the grammar and the gateway's own rules."""
+    """Return the user id of a localpart that a user may have, if only as one who is there (`is_historical`)."""
     if not localpart:
         raise Refused(Refusal.BAD_LOCALPART, "The user name is empty")
-    if not _ALLOWED.issuperset(localpart):
-        raise Refused(Refusal.BAD_LOCALPART, "A user name can only contain the characters a-z, 0-9 and ._=/+-")
     if localpart.startswith("_"):
         raise Refused(Refusal.BAD_LOCALPART, "A user name may not begin with an underscore")
-    if localpart.isdigit():
-        raise Refused(Refusal.BAD_LOCALPART, "A user name may not be digits only")
+    # A colon ends a localpart, and with @ in front it would be taken for a whole user id.
+    if not mapping.rules.historical or ":" in localpart or localpart.startswith("@") or not localpart.isprintable():
+        check_grammar(localpart)
     user_id = f"@{localpart}:{mapping.server_name}"
     if len(user_id.encode()) > MAX_USER_ID_BYTES:
         raise Refused(Refusal.BAD_LOCALPART, f"The user id is longer than {MAX_USER_ID_BYTES} bytes")
     return user_id
+
+
+def check_grammar(localpart: str) -> None:
+    """Refuse a localpart that no new user may have: one out of the grammar, or of digits only."""
+    if not is_grammatical(localpart):
+        raise Refused(Refusal.BAD_LOCALPART, "A user name can only contain the characters a-z, 0-9 and ._=/+-")
+    if localpart.isdigit():
+        raise Refused(Refusal.BAD_LOCALPART, "A user name may not be digits only")
+
+
+def is_grammatical(localpart: str) -> bool:
+    """Say whether a localpart has the characters of the grammar alone."""
+    return _ALLOWED.issuperset(localpart)
+
+
+def is_historical(localpart: str) -> bool:
+    """Say whether a localpart is good for a user who is there already, and never for a new one."""
+    return not is_grammatical(localpart) or localpart.isdigit()
 
 
 def check_allowed(localpart: str, rules: IdentityRules) -> None:

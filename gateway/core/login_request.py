@@ -79,13 +79,13 @@ def check_names(request: LoginRequest, user_id: str) -> None:
     """Refuse a login whose body names another user than `user_id`, which the token stands for.
 
     A name is a localpart or a whole user id. Case makes no difference, as it makes none to homeservers here: phones
-    write a capital first. No two users are taken for each other, for a localpart of ours has no capitals.
+    write a capital first. Nobody gets another's session by it: the token says whose it is.
     """
-    whole = user_id.lower()
-    localpart = whole[1:].partition(":")[0]
+    own = {user_id, user_id[1:].partition(":")[0]}
+    folded = {name.lower() for name in own}
     for name in request.names:
         # Outside of ASCII, lower() maps other letters onto these.
-        if not name.isascii() or name.lower() not in {whole, localpart}:
+        if name not in own and not (name.isascii() and name.lower() in folded):
             raise Refused(Refusal.IDENTITY_REFUSED, reason="the login names another user than its token")
 
 

@@ -6,6 +6,7 @@ Answers are told apart by errcode, not by status: homeservers agree on hardly an
 
 from typing import Final
 
+from gateway.core.homeserver_kinds import HomeserverKind
 from gateway.errors import Refusal, Refused
 from gateway.upstream.pool import Reply
 
@@ -24,6 +25,10 @@ OWN_ANSWERS: Final = frozenset(
 )
 
 
+# (status, errcode) of a login of a user who is not there: Synapse; continuwuity; tuwunel.
+_UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
+
+
 class HomeserverAnswered(Exception):
     """The homeserver refuses this user for a reason of its own; its answer goes to the client as it is."""
 
@@ -39,6 +44,12 @@ class NothingDone(Refused):
 
 class MaybeMade(Refused):
     """It is not known whether the account was made: no answer came, or one that leaves it open."""
+
+
+def is_unknown_user(reply: Reply, kind: HomeserverKind) -> bool:
+    """Say whether a login was refused because there is no such user."""
+    said = (reply.status, reply.errcode) in _UNKNOWN_USER
+    return said or bool(kind.lost_user and (reply.status, reply.error) == (403, kind.lost_user))
 
 
 def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered | Refused:

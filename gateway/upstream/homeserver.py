@@ -104,6 +104,12 @@ class Homeserver:
         told = f"{reply.status} {reply.errcode}".strip()
         return [], f"the homeserver has no login of its own ({told}), as behind Matrix Authentication Service"
 
+    async def log_in(self, localpart: str, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:
+        """Log a user in as the application service; not twice, or there could be a session that nobody knows of."""
+        identifier = {"type": "m.id.user", "user": localpart}
+        body = {"type": "m.login.application_service", "identifier": identifier, **members}
+        return await self.call("POST", "/_matrix/client/v3/login", body, client, repeat=False)
+
     def check_session(self, reply: Reply, localpart: str) -> None:
         """Refuse a session that is not this user's."""
         expected = self.user_id(localpart)

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 from gateway.core.headers import Field
 from gateway.core.homeserver_kinds import Availability, Existence, HomeserverKind, availability, kind_named
+from gateway.core.identity import is_grammatical
 from gateway.errors import Refusal, Refused
-from gateway.upstream.answers import HomeserverAnswered, MaybeMade, classified
+from gateway.upstream.answers import HomeserverAnswered, MaybeMade, classified, is_unknown_user
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import NotConnected, Reply
 
@@ -108,10 +109,26 @@ async def _may_be_asserted(homeserver: Homeserver, user_id: str) -> bool:
 
 async def _is_taken(homeserver: Homeserver, user_id: str) -> bool:
     localpart = user_id.removeprefix("@").partition(":")[0]
+    if not is_grammatical(localpart):
+        return await _logs_in(homeserver, user_id, localpart)
     reply, found = await _available(homeserver, localpart)
     if found is Availability.UNTOLD:
         raise classified(reply, _ASKING)
     return found is Availability.TAKEN
+
+
+async def _logs_in(homeserver: Homeserver, user_id: str, localpart: str) -> bool:
+    """Say whether a user is there by a session, which is ended: no such name is available, whoever has it."""
+    if not homeserver.as_token:
+        reason = f"whether {user_id} is there can be asked by an application service alone; set [session] as_token"
+        raise Refused(Refusal.HOMESERVER_REFUSES_GATEWAY, reason=reason)
+    reply = await homeserver.log_in(localpart, {})
+    if reply.status != 200:
+        if is_unknown_user(reply, await kind_of(homeserver)):
+            return False
+        raise classified(reply, _ASKING)
+    await homeserver.as_user("POST", "/_matrix/client/v3/logout", str(reply.json().get("access_token")))
+    return reply.json().get("user_id") == user_id  # it may fold case
 
 
 async def _available(homeserver: Homeserver, localpart: str) -> tuple[Reply, Availability]:

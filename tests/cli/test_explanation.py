@@ -38,6 +38,15 @@ def test_a_minted_token_passes_every_check(configuration: Configuration) -> None
     assert {check.name: check.says for check in checks}["user id"] == "@alice:example.org"
 
 
+def test_a_name_that_no_new_user_may_have_passes_with_what_it_takes(tmp_path: Path) -> None:
+    configuration = configured(tmp_path, f"{TABLES}[identity]\nhistorical = true\n")
+    token = mint_token(configuration.issuers[0], "Anna@Example.com", {}, NOW)
+
+    checks = {check.name: check.says for check in explain_token(token, configuration, NOW)}
+
+    assert checks["user id"] == "@anna@example.com:example.org, if the homeserver has this user"
+
+
 @pytest.mark.parametrize(
     ("later", "claims", "failing"),
     [

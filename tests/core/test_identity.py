@@ -49,6 +49,12 @@ def refusal(claims: dict[str, Any], names: dict[str, Any] | None = None, **rules
         ({"sub": "_a=é"}, {}, {"escape": True}, "=5fa=3d=c3=a9"),
         ({"sub": "Ab"}, {}, {"escape": True, "lowercase": False}, "=41b"),
         ({"sub": "@a:example.org"}, {}, {"escape": True, "strip_server_name": False}, "=40a=3aexample.org"),
+        ({"sub": "Anna@Example.org"}, {}, {"historical": True}, "anna@example.org"),
+        ({"sub": "JÖRG ÄÉ"}, {}, {"historical": True}, "jörg äé"),
+        ({"sub": "JÖRG"}, {}, {"historical": True, "lowercase": False}, "JÖRG"),
+        ({"sub": "\u212aÖ"}, {}, {"historical": True}, "\u212aÖ"),
+        ({"sub": "4711"}, {}, {"historical": True}, "4711"),
+        ({"sub": "@a b:example.org"}, {}, {"historical": True}, "a b"),
         ({"sub": "x" * 242}, {}, {}, "x" * 242),
         ({"sub": "alice"}, {}, {"allow": ["al.*"]}, "alice"),
         ({"sub": "alice"}, {"required_claims": {"groups": "a"}}, {}, None),
@@ -215,3 +221,18 @@ def test_any_claims_give_a_valid_user_id_or_a_refusal(claims: dict[str, Any], es
     else:
         assert len(identity.user_id.encode()) <= 255
         assert set(identity.localpart) <= set("abcdefghijklmnopqrstuvwxyz0123456789._=/+-")
+
+
+@given(st.text(min_size=1))
+def test_a_historical_name_stays_one_line_and_one_user_of_ours(subject: str) -> None:
+    try:
+        identity = mapped({"sub": subject}, historical=True)
+    except Refused as refused:
+        assert refused.status in {400, 403}
+    else:
+        assert len(identity.user_id.encode()) <= 255
+        assert identity.user_id.partition(":") == (f"@{identity.localpart}", ":", "example.org")
+        assert identity.localpart.isprintable()
+        assert identity.localpart[0] not in "@_"
+        strange = sum(not char.isascii() for char in subject)
+        assert sum(not char.isascii() for char in identity.localpart) >= strange

@@ -2,21 +2,18 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from gateway.core.headers import Field
 from gateway.core.homeserver_kinds import HomeserverKind
 from gateway.core.login_request import LoginRequest
-from gateway.upstream.answers import classified
+from gateway.upstream.answers import classified, is_unknown_user
 from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
 from gateway.upstream.users import check_name, check_not_own, exists, is_of_user, kind_of, register
-
-# (status, errcode) of a user that is not there: Synapse; continuwuity; tuwunel.
-_UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +58,15 @@ class AppserviceSessions:
             return await self._open(wanted, kind)
 
     async def _open(self, wanted: Wanted, kind: HomeserverKind) -> Reply:
-        reply = await self._log_in(wanted, kind)
+        reply = await self.homeserver.log_in(wanted.localpart, wanted.fields(kind), wanted.client)
         if reply.status == 500 and kind.repeats_logins and wanted.request.device_id:
-            reply = await self._log_in(wanted, kind)
+            reply = await self.homeserver.log_in(wanted.localpart, wanted.fields(kind), wanted.client)
         if reply.status != 200:
             raise UnknownUser(reply) if is_unknown_user(reply, kind) else classified(reply, "log the user in")
         self.homeserver.check_session(reply, wanted.localpart)
         if kind.checks_sessions and not await is_of_user(self.homeserver, wanted.localpart, reply):
             raise UnknownUser(reply, str(reply.json().get("device_id", "")))
         return reply
-
-    async def _log_in(self, wanted: Wanted, kind: HomeserverKind) -> Reply:
-        body: dict[str, Any] = {
-            "type": "m.login.application_service",
-            "identifier": {"type": "m.id.user", "user": wanted.localpart},
-            **wanted.fields(kind),
-        }
-        # Not twice: the homeserver may have opened a session that nobody would know of.
-        return await self.homeserver.call("POST", "/_matrix/client/v3/login", body, wanted.client, repeat=False)
 
     async def end_all(self, localpart: str) -> bool:
         """End the sessions in the user's name."""
@@ -88,9 +76,3 @@ class AppserviceSessions:
         """Say so where the homeserver has left login to another server."""
         _, misfit = await self.homeserver.flows()
         return misfit  # a login that is not listed may be there all the same
-
-
-def is_unknown_user(reply: Reply, kind: HomeserverKind) -> bool:
-    """Say whether a login was refused because there is no such user."""
-    said = (reply.status, reply.errcode) in _UNKNOWN_USER
-    return said or bool(kind.lost_user and (reply.status, reply.error) == (403, kind.lost_user))

@@ -1,0 +1,163 @@
+"""Names that no new user may have, of users who are there: `[identity] historical`."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_homeserver import FakeHomeserver, User, running_homeserver
+from tests.flavours import PALPO, SYNAPSE, Flavour
+from tests.running_gateway import AS_TOKEN, LOGIN, SERVER_NAME, RunningGateway, mint, running_gateway
+
+# Subject and localpart: as Palpo's own JWT login makes users of them.
+HISTORICAL = [
+    ("anna@example.com", "anna@example.com"),
+    ("Anna@Example.COM", "anna@example.com"),
+    ("jörg", "jörg"),
+    ("JÖRG", "jörg"),
+    ("Max Mustermann", "max mustermann"),
+    ("4711", "4711"),
+    ("李雷", "李雷"),
+]
+# Where a homeserver keeps users of such names: Synapse from its first years.
+WITH_SUCH_USERS = [SYNAPSE, PALPO]
+by_name = pytest.mark.parametrize("flavour", WITH_SUCH_USERS, ids=lambda flavour: flavour.name)
+
+
+def gateway_of(directory: Path, homeserver: FakeHomeserver, **rules: Any) -> Any:
+    rules = {"identity": {"historical": True}, **rules}
+    return running_gateway(directory, homeserver.url, **rules)
+
+
+def rows(directory: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(directory / "gateway.db")) as database:
+        return list(database.execute("SELECT localpart, state FROM accounts"))
+
+
+@by_name
+@pytest.mark.parametrize("register_user", [True, False])
+@pytest.mark.parametrize(("subject", "localpart"), HISTORICAL)
+async def test_a_user_who_is_there_by_exactly_this_name_logs_in(
+    flavour: Flavour, subject: str, localpart: str, tmp_path: Path, *, register_user: bool
+) -> None:
+    async with (
+        running_homeserver(flavour) as homeserver,
+        gateway_of(tmp_path, homeserver, jwt={"register_user": register_user}) as gateway,
+    ):
+        homeserver.users[localpart] = User()
+        for _ in range(2):
+            answer = await gateway.log_in(mint(subject))
+            assert (answer.status, answer.body["user_id"]) == (200, f"@{localpart}:{SERVER_NAME}")
+        assert list(homeserver.users) == [localpart]
+        assert len(homeserver.sessions) == 2
+    assert rows(tmp_path) == [(localpart, "active")]
+
+
+@by_name
+@pytest.mark.parametrize("subject", [subject for subject, _ in HISTORICAL])
+async def test_nobody_is_made_by_such_a_name(flavour: Flavour, subject: str, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        answer = await gateway.log_in(mint(subject))
+        assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_USERNAME")
+        assert (homeserver.users, homeserver.registered, homeserver.sessions) == ({}, 0, {})
+    assert rows(tmp_path) == []
+
+
+@by_name
+@pytest.mark.parametrize("subject", [subject for subject, _ in HISTORICAL])
+async def test_it_is_off_unless_it_is_asked_for(flavour: Flavour, subject: str, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver, identity={}) as gateway:
+        homeserver.users = {name: User() for _, name in HISTORICAL}
+        answer = await gateway.log_in(mint(subject))
+        assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_USERNAME")
+        assert homeserver.sessions == {}
+
+
+# "\u212aate" begins with the Kelvin sign, which Unicode folds onto k, and "\u0130" with it onto an i and a dot.
+@by_name
+@pytest.mark.parametrize(
+    "subject", ["_irc_bob", "@anna", "a:b", "an\u200bna", "anna\u202e", "\u212aate", "\u0130", " ", "a\tb"]
+)
+async def test_what_could_be_somebody_else_is_refused_all_the_same(
+    flavour: Flavour, subject: str, tmp_path: Path
+) -> None:
+    async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        homeserver.users = {name: User() for name in ("_irc_bob", "anna", "kate", "i\u0307", "a")}
+        answer = await gateway.log_in(mint(subject))
+        assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_USERNAME")
+        assert homeserver.sessions == {}
+    assert rows(tmp_path) == []
+
+
+async def test_a_name_is_the_users_alone_whose_case_it_has(tmp_path: Path) -> None:
+    identity = {"historical": True, "lowercase": False}
+    async with (
+        running_homeserver(PALPO) as homeserver,
+        gateway_of(tmp_path, homeserver, identity=identity) as gateway,
+    ):
+        homeserver.users["alice"] = User()
+        answer = await gateway.log_in(mint("Alice"))
+        assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_USERNAME")
+        assert homeserver.sessions == {}
+
+
+@by_name
+async def test_of_subjects_that_differ_in_case_alone_the_first_has_the_user(flavour: Flavour, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        homeserver.users["jörg"] = User()
+        statuses = [(await gateway.log_in(mint(subject))).status for subject in ("Jörg", "JÖRG", "Jörg")]
+        assert statuses == [200, 403, 200]
+
+
+@by_name
+async def test_a_user_whom_the_homeserver_lost_is_not_made_again(flavour: Flavour, tmp_path: Path) -> None:
+    async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        homeserver.users["jörg"] = User()
+        assert (await gateway.log_in(mint("jörg"))).status == 200
+        homeserver.users.clear()
+        answer = await gateway.log_in(mint("jörg"))
+        assert (answer.status, answer.body["error"]) == (403, "User not found")
+        assert homeserver.users == {}
+
+
+@by_name
+async def test_existing_accounts_are_refused_where_that_is_asked_for(flavour: Flavour, tmp_path: Path) -> None:
+    identity = {"historical": True, "existing_accounts": "refuse"}
+    async with (
+        running_homeserver(flavour) as homeserver,
+        gateway_of(tmp_path, homeserver, identity=identity) as gateway,
+    ):
+        homeserver.users["jörg"] = User()
+        assert (await gateway.log_in(mint("jörg"))).status == 403
+        assert homeserver.sessions == {}
+
+
+async def test_by_the_homeservers_own_jwt_login_nobody_is_made_either(tmp_path: Path) -> None:
+    session = {"method": "jwt", "jwt_secret": "the secret that the homeserver has, 32 bytes or more"}
+    async with running_homeserver(PALPO) as homeserver:
+        homeserver.jwt_claims = {}
+        homeserver.users["jörg"] = User()
+        for as_token, statuses in ((AS_TOKEN, [200, 200, 400]), (None, [502, 502, 502])):
+            directory = tmp_path / str(statuses[0])
+            directory.mkdir()
+            async with gateway_of(directory, homeserver, session={**session, "as_token": as_token}) as gateway:
+                found = [(await gateway.log_in(mint(name))).status for name in ("jörg", "jörg", "anna@example.com")]
+                assert found == statuses
+        assert list(homeserver.users) == ["jörg"]
+
+
+async def test_the_login_may_name_such_a_user(tmp_path: Path) -> None:
+    async with running_homeserver(SYNAPSE) as homeserver:
+        homeserver.users["jörg"] = User()
+        jwt = {"accept_in_password": True}
+        async with gateway_of(tmp_path, homeserver, jwt=jwt) as gateway:
+            statuses = [await pasted(gateway, name) for name in ("jörg", f"@jörg:{SERVER_NAME}", "jorg")]
+    assert statuses == [200, 200, 403]
+
+
+async def pasted(gateway: RunningGateway, name: str) -> int:
+    identifier = {"type": "m.id.user", "user": name}
+    body = {"type": "m.login.password", "identifier": identifier, "password": mint("jörg")}
+    return (await gateway.call("POST", LOGIN, body)).status
