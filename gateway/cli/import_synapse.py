@@ -29,7 +29,10 @@ _DIFFERENCES: Final = (
     "`_` in front of a name and names of digits only are refused.",
     "An account belongs to the first subject that logs in to it.",
     'Accounts that exist are linked at their next login, unless existing_accounts = "refuse".',
-    "Take jwt_config out of homeserver.yaml when the gateway is in place; until then, both work.",
+    (
+        "Take jwt_config out of homeserver.yaml when the gateway is in place: until then, by Synapse's own address"
+        " users log in whom the gateway has locked or denies."
+    ),
 )
 
 

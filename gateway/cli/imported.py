@@ -38,6 +38,7 @@ class Imported:
     server_name: str
     url: str
     jwt: dict[str, Any]
+    identity: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     differences: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -113,9 +114,10 @@ def toml_text(imported: Imported) -> str:
         "homeserver": {"url": imported.url, "server_name": imported.server_name},
         "session": {"as_token_file": "as_token"},
         "jwt": imported.jwt,
+        **({"identity": imported.identity} if imported.identity else {}),
     }
     notes = {
-        "as_token_file": "Make it with `openssl rand -hex 32 > as_token`, and register the output of"
+        "as_token_file": "Make it with `(umask 077 && openssl rand -hex 32 > as_token)`, and register the output of"
         f" `matrix-login-gateway registration` at {imported.software}.",
         **imported.notes,
     }

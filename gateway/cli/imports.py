@@ -1,5 +1,7 @@
 """`import`: another server's JWT login as a `gateway.toml` on standard output."""
 
+import os
+import stat
 from pathlib import Path
 
 import rich_click as click
@@ -31,7 +33,7 @@ def synapse(paths: tuple[Path, ...]) -> None:
 @import_.command()
 @_file
 def palpo(path: Path) -> None:
-    """Read the table [jwt] of palpo.toml."""
+    """Read the table [jwt] of palpo.toml, or of its .yaml or .json."""
     _print(read_palpo(path))
 
 
@@ -46,4 +48,17 @@ def _print(imported: Imported) -> None:
     click.echo(toml_text(imported), nl=False)
     for problem in imported.problems:
         warn(f"`serve` will refuse this: {problem}")
-    say("The output holds a key: `umask 077` before it goes to a file.", to=stderr)
+    if _everybody_reads_output():
+        warn(
+            "the file that the output goes to holds a key, and everybody on this machine can read it: `chmod 600` it"
+        )
+    else:
+        say("The output holds a key: `umask 077` before it goes to a file.", to=stderr)
+
+
+def _everybody_reads_output() -> bool:
+    try:
+        mode = os.fstat(1).st_mode
+    except OSError:  # it is closed
+        return False
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)

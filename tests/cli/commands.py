@@ -63,7 +63,7 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     for number, path in ((1, output), (2, errors)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
     sys.argv = ["matrix-login-gateway", *arguments]
     main()
 

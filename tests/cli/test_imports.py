@@ -1,6 +1,12 @@
 """`import`: the documented samples of the three servers, what is odd in a file, and any file at all."""
 
+import json
+import os
+import subprocess
+import sys
 import tomllib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +198,85 @@ def test_signatures_are_checked_whatever_the_file_says(tmp_path: Path) -> None:
     imported = read_palpo(toml_file(tmp_path, PALPO + "validate_signature = false\n"))
 
     assert loaded(imported, tmp_path).settings.jwt.validate_signature
-    assert "# - validate_signature = false is not taken over" in toml_text(imported)
+    assert "# - validate_signature = false is left out: Palpo checks signatures all the same" in toml_text(imported)
+
+
+@pytest.mark.parametrize("read", [read_palpo, read_tuwunel])
+def test_users_whom_their_own_login_made_log_in(tmp_path: Path, read: Callable[[Path], Imported]) -> None:
+    text, key = (
+        (PALPO, "your-secret-key-keep-this-private")
+        if read is read_palpo
+        else (TUWUNEL, "yJKn0!E2g$5Hs!rUv9NQwL@ZmpQ3xVT")
+    )
+    configuration = loaded(read(toml_file(tmp_path, text)), tmp_path)
+
+    for subject, localpart in (("Anna@Example.org", "anna@example.org"), ("JÖRG", "jörg"), ("4711", "4711")):
+        assert user_of(configuration, key, sub=subject) == f"@{localpart}:example.org"
+
+
+def test_each_difference_is_named(tmp_path: Path) -> None:
+    palpo = head_of(read_palpo(toml_file(tmp_path, PALPO)))
+    tuwunel = head_of(read_tuwunel(toml_file(tmp_path, TUWUNEL)))
+
+    for software, text in (("Palpo", palpo), ("tuwunel", tuwunel)):
+        for difference in (
+            f"(anna@example.org, jörg, max mustermann, 4711) log in where {software} has made such a user",
+            "`_` in front of a name is a bridge's, and refused.",
+            f"- Subjects that differ in case alone are one user in {software}.",
+            f"- A token whose `iat` is ahead of the clock, or no number, is refused here; {software} does not",
+            f"- A token whose `iss` is a list is refused here where issuer is set; {software} takes it.",
+            f"is 403 M_FORBIDDEN `User not found` here, 404 M_NOT_FOUND in {software}.",
+            f"until then, by {software}'s own address users log in whom the gateway has locked or denies.",
+        ):
+            assert difference in text
+    assert "in Palpo it is 404 M_NOT_FOUND." in palpo
+    assert "in tuwunel it has words of its own." in tuwunel
+
+
+def head_of(imported: Imported) -> str:
+    """What stands above the first table, as one line."""
+    head = toml_text(imported).partition("\n[")[0]
+    return " ".join(line.removeprefix("#").strip() for line in head.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("read", "key_format", "secret", "why"),
+    [
+        (read_palpo, "HMAC", "x" * 40, ""),
+        (read_palpo, "HMACB64", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", ""),
+        (read_palpo, "hmac", "x" * 40, "of formats its code knows HMAC, HMACB64, ECDSA alone"),
+        (read_palpo, "B64HMAC", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "of formats its code knows"),
+        (
+            read_palpo,
+            "HMACB64",
+            "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
+            "the secret is not base64 of the standard",
+        ),
+        (
+            read_palpo,
+            "HMACB64",
+            "__8yMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+            "the secret is not base64 of the standard",
+        ),
+        (read_tuwunel, "hmac", "x" * 40, ""),
+        (
+            read_tuwunel,
+            "b64hmac",
+            "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+            "knows HMAC, HMACB64, ECDSA, EDDSA",
+        ),
+    ],
+)
+def test_a_table_by_which_nobody_has_logged_in_is_told_of(
+    tmp_path: Path, read: Callable[[Path], Imported], key_format: str, secret: str, why: str
+) -> None:
+    jwt_table = {"secret": secret, "format": key_format, "enable": True}
+    table = {"server_name": "example.org", "jwt": jwt_table}
+    imported = read(toml_file(tmp_path, toml.dumps(table if read is read_palpo else {"global": table})))
+
+    assert loaded(imported, tmp_path).settings.jwt.enable
+    assert (f"- No token logs in at {imported.software} with its table:" in head_of(imported)) == bool(why)
+    assert why in head_of(imported)
 
 
 def test_keys_that_are_not_known_are_named(tmp_path: Path) -> None:
@@ -207,6 +291,41 @@ def test_of_several_files_the_later_one_wins_as_in_synapse(tmp_path: Path) -> No
 
     assert read_synapse([second, first]).server_name == "example.org"
     assert read_synapse([first, second]).server_name == "matrix.example.com"
+
+
+@pytest.mark.parametrize(("suffix", "dump"), [("yaml", yaml.safe_dump), ("yml", json.dumps), ("json", json.dumps)])
+def test_palpo_is_read_in_its_other_formats(tmp_path: Path, suffix: str, dump: Callable[[Any], str]) -> None:
+    path = tmp_path / f"palpo.{suffix}"
+    path.write_text(dump(tomllib.loads(PALPO)))
+
+    assert replace(read_palpo(path), source="") == replace(read_palpo(toml_file(tmp_path, PALPO)), source="")
+
+
+def test_a_format_that_is_not_read_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "palpo.kdl"
+    path.write_text('server_name "example.org"\njwt {\n  secret "x"\n}\n')
+
+    result = run("import", "palpo", str(path))
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "palpo.kdl: is KDL, which `import` does not read; write server_name, listeners and jwt as TOML" in (
+        result.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("listeners", "url"),
+    [
+        ([], "http://127.0.0.1:8008"),
+        ([{"address": "127.0.0.1:6006", "tls": {"cert": "a", "key": "b"}}], "https://127.0.0.1:6006"),
+        ([{"address": "127.0.0.1:6006", "tls": {"enable": False, "cert": "a", "key": "b"}}], "http://127.0.0.1:6006"),
+        ([{"address": "[::]:443", "tls": {"cert": "a", "key": "b"}}, {"address": "[::1]:6006"}], "http://[::1]:6006"),
+    ],
+)
+def test_the_address_of_palpo_is_found(tmp_path: Path, listeners: list[Any], url: str) -> None:
+    table = {**tomllib.loads(PALPO), "listeners": listeners}
+
+    assert loaded(read_palpo(toml_file(tmp_path, toml.dumps(table))), tmp_path).settings.homeserver.url == url
 
 
 LISTENER = SYNAPSE["listeners"][0]
@@ -300,9 +419,25 @@ def test_the_commands_print_a_file_and_warn_that_it_holds_a_secret(tmp_path: Pat
         assert result.stderr == "The output holds a key: `umask 077` before it goes to a file.\n"
 
 
+def test_a_file_that_everybody_can_read_is_warned_of(tmp_path: Path) -> None:
+    source = toml_file(tmp_path, PALPO)
+    for mode, told in (
+        (0o644, "everybody on this machine can read it: `chmod 600` it"),
+        (0o640, "`umask 077` before"),
+    ):
+        with (tmp_path / f"gateway{mode}.toml").open("w") as output:
+            os.fchmod(output.fileno(), mode)
+            command = [sys.executable, "-m", "gateway", "import", "palpo", str(source)]
+            result = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=True)
+        assert told in result.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "text", "complaint"),
     [
+        ("palpo.json", "[]", "has no keys at its top"),
+        ("palpo.json", "{", "not JSON"),
+        ("palpo.yaml", "a: [", "1: not YAML"),
         ("synapse", "a: [", "1: not YAML"),
         ("synapse", "just text", "has no keys at its top"),
         ("synapse", "server_name: example.org", "there is no jwt_config"),
@@ -316,7 +451,8 @@ def test_the_commands_print_a_file_and_warn_that_it_holds_a_secret(tmp_path: Pat
     ],
 )
 def test_a_file_that_can_not_be_read_is_one_line(tmp_path: Path, command: str, text: str, complaint: str) -> None:
-    path = tmp_path / "theirs"
+    command, _, suffix = command.partition(".")
+    path = tmp_path / ("theirs." + suffix).rstrip(".")
     path.write_text(text)
 
     result = run("import", command, str(path))
