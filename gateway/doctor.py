@@ -46,12 +46,17 @@ class Finding:
 
 
 async def examine_homeserver(
-    homeserver: Homeserver, leeway: int, now: Callable[[], float], method: SessionMethod | None = None
+    homeserver: Homeserver,
+    leeway: int,
+    now: Callable[[], float],
+    method: SessionMethod | None = None,
+    *,
+    denies: bool = False,
 ) -> list[Finding]:
     """Return what the homeserver shows; the first alone where nothing or something else answers.
 
     `now` gives seconds since the epoch, `leeway` is the smallest that is configured, in seconds. `method` is the way
-    to sessions, None for the application service login.
+    to sessions, None for the application service login. `denies`: the configuration has names that may not log in.
     """
     name = "reachable"
     try:
@@ -63,7 +68,7 @@ async def examine_homeserver(
         return [
             Finding(name, "pass", "the homeserver answers"),
             _clock(reply, leeway, moment),
-            *await _Examination(homeserver, method, *await software(homeserver)).findings(),
+            *await _Examination(homeserver, method, denies, *await software(homeserver)).findings(),
         ]
     except Refused as refused:
         mend = "start the homeserver, look at its log, or set [homeserver] url to where it listens"
@@ -134,6 +139,7 @@ class _Examination:
 
     homeserver: Homeserver
     method: SessionMethod | None
+    denies: bool
     software: str
     version: str
 
@@ -154,7 +160,7 @@ class _Examination:
         else:
             found.append(await self._login())
             found += [await self._namespace()] if accepted else []
-        return found + await self._own_jwt_login()
+        return [*found, *self._bridges(), *await self._own_jwt_login()]
 
     async def _session_method(self, method: SessionMethod) -> Finding:
         name = "session method"
@@ -240,6 +246,15 @@ class _Examination:
             return Finding(name, "pass", "offered")
         says = "m.login.application_service is not among the flows of GET /login"
         return Finding(name, "warn", says, "try one login: some homeservers offer it without listing it")
+
+    def _bridges(self) -> list[Finding]:
+        if self._kind.tells_ghosts:
+            return []
+        says = f"users of bridges whom {self.software or 'it'} has already look like anybody, and log in"
+        if self.denies:
+            return [Finding("bridges", "pass", f"{says}, but for the names in [identity] deny")]
+        mend = """put the names of each bridge into [identity] deny, such as "^telegram_" and "^telegrambot$\""""
+        return [Finding("bridges", "warn", says, mend)]
 
     async def _own_jwt_login(self) -> list[Finding]:
         """Warn of a JWT login of the homeserver's own: who may not log in here, may there, past the gateway."""

@@ -504,7 +504,7 @@ SET |= {("jwt", key) for key in ("secret", "secret_file", "require_exp", "requir
 SET |= {("server", key) for key in ("tls_certificate", "tls_private_key")}
 SET |= {("jwt", key) for key in ("jwks_url", "discovery_url", "jwks_file")}
 SET |= {("jwt", key) for key in ("display_name_claim", "avatar_claim", "email_claim")}
-SET |= {("database", "password_file")}
+SET |= {("database", "password_file"), ("identity", "deny")}
 
 
 @pytest.mark.parametrize("key", sorted(set(known_keys()) - SET), ids=".".join)

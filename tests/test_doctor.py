@@ -31,12 +31,17 @@ WHOAMI = "/_matrix/client/v3/account/whoami"
 
 
 async def examine(
-    url: str, *, server_name: str = SERVER_NAME, as_token: str = AS_TOKEN, now: Callable[[], float] = time.time
+    url: str,
+    *,
+    server_name: str = SERVER_NAME,
+    as_token: str = AS_TOKEN,
+    now: Callable[[], float] = time.time,
+    denies: bool = False,
 ) -> dict[str, Finding]:
     """The findings by name."""
     pool = Pool(PoolSettings(url=url, connect_timeout=1), call_timeout=1)
     try:
-        found = await examine_homeserver(Homeserver(pool, server_name, as_token), 60, now)
+        found = await examine_homeserver(Homeserver(pool, server_name, as_token), 60, now, denies=denies)
     finally:
         await pool.close()
     assert len({finding.name for finding in found}) == len(found)
@@ -57,6 +62,7 @@ async def test_a_healthy_homeserver_passes_everything(flavour: Flavour) -> None:
     async with running_homeserver(flavour) as homeserver:
         found = await examine(homeserver.url)
 
+    assert not verdicts(found, "fail")
     assert [name for name, finding in found.items() if finding.verdict == "pass"] == [
         "reachable",
         "clock",
@@ -81,8 +87,23 @@ async def test_where_a_question_might_make_an_account_the_namespace_is_left_to_t
     async with running_homeserver(CONDUIT) as homeserver:
         found = await examine(homeserver.url)
 
-    assert verdicts(found, "warn") == {"namespace"}
+    assert verdicts(found, "warn") == {"namespace", "bridges"}
     assert found["namespace"].says == "can't be asked of Conduit without making an account"
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_where_users_of_bridges_look_like_anybody_they_have_to_be_named(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        unnamed = (await examine(homeserver.url)).get("bridges")
+        named = (await examine(homeserver.url, denies=True)).get("bridges")
+
+    if flavour in {SYNAPSE, DENDRITE}:
+        assert unnamed is named is None
+        return
+    says = f"users of bridges whom {flavour.name} has already look like anybody, and log in"
+    mend = 'put the names of each bridge into [identity] deny, such as "^telegram_" and "^telegrambot$"'
+    assert unnamed == Finding("bridges", "warn", says, mend)
+    assert named == Finding("bridges", "pass", f"{says}, but for the names in [identity] deny")
 
 
 async def test_a_homeserver_that_is_not_there_is_one_failure(homeserver: FakeHomeserver) -> None:
@@ -172,7 +193,7 @@ async def test_a_jwt_login_is_warned_of_behind_mas_too(homeserver: FakeHomeserve
 async def test_a_homeserver_that_hides_its_software_is_a_warning(homeserver: FakeHomeserver) -> None:
     homeserver.answers["/_matrix/federation/v1/version"] = lambda: web.Response(status=404)
 
-    assert verdicts(await examine(homeserver.url), "warn") == {"software", "namespace"}
+    assert verdicts(await examine(homeserver.url), "warn") == {"software", "namespace", "bridges"}
 
 
 @pytest.mark.parametrize(

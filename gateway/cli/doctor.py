@@ -53,7 +53,8 @@ async def _examine(configuration: Configuration) -> list[Finding]:
     leeway = min(issuer.settings.leeway for issuer in configuration.issuers)
     async with session_method(configuration, call_timeout=_PATIENCE) as (method, homeserver):
         special = None if settings.session.method == "appservice" else method
-        found = await examine_homeserver(homeserver, leeway, time.time, special)
+        denies = all(issuer.mapping.rules.deny for issuer in configuration.issuers)
+        found = await examine_homeserver(homeserver, leeway, time.time, special, denies=denies)
     sources = {issuer.key_source: issuer for issuer in configuration.issuers if issuer.key_source is not None}
     found += [await examine_key_set(source, ", ".join(issuer.settings.issuer)) for source, issuer in sources.items()]
     return [*found, await examine_database(settings.database)]

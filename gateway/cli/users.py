@@ -15,6 +15,7 @@ from gateway.cli.console import config_option, json_option, print_table, say
 from gateway.cli.session_method import session_method
 from gateway.config import Configuration, load
 from gateway.core.accounts import Account, State
+from gateway.core.identity import SENDER_LOCALPART
 from gateway.errors import Refused, Unusable
 from gateway.storage.accounts import Accounts
 from gateway.upstream.answers import HomeserverAnswered
@@ -137,6 +138,8 @@ def _localpart(user: str, configuration: Configuration) -> str:
     localpart = user.removeprefix("@").removesuffix(f":{server_name}")
     if ":" in localpart:
         raise click.BadParameter(f"not a user of {server_name}")
+    if localpart == SENDER_LOCALPART:  # Palpo would forget the as_token until its restart
+        raise click.BadParameter("the gateway's own user, who has no sessions")
     return localpart
 
 

@@ -52,6 +52,8 @@ class HomeserverKind:
     existence: tuple[Existence, ...] = (Existence.PROFILE, Existence.AVAILABLE)
     # Only /register/available tells which names are an application service's; /register takes them, as /login does.
     checks_names: bool = True
+    # It says of a user who exists, too, that the name is an application service's.
+    tells_ghosts: bool = False
     # A session may be a deactivated user's, or of a user who is not there; only its own whoami tells.
     checks_sessions: bool = True
     # The text, beside the errcodes of others, by which a login says that there is no such user.
@@ -82,13 +84,20 @@ SYNAPSE: Final = HomeserverKind(
     "Synapse",
     _WHOAMI,
     checks_names=False,
+    tells_ghosts=True,
     checks_sessions=False,
     checks_expiry=True,
     probe=Probe.UNKNOWN,
     keeps_paths=True,
 )
 DENDRITE: Final = HomeserverKind(
-    "Dendrite", _WHOAMI, repeats_logins=True, max_user_id_bytes=254, probe=Probe.INVALID, keeps_paths=True
+    "Dendrite",
+    _WHOAMI,
+    tells_ghosts=True,
+    repeats_logins=True,
+    max_user_id_bytes=254,
+    probe=Probe.INVALID,
+    keeps_paths=True,
 )
 PALPO: Final = HomeserverKind(
     "Palpo",

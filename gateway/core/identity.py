@@ -260,8 +260,10 @@ def is_historical(localpart: str) -> bool:
 
 def check_allowed(localpart: str, rules: IdentityRules) -> None:
     """Check the lists. Both fail closed: `deny` looks anywhere in the name, `allow` must match all of it."""
-    if localpart == SENDER_LOCALPART or any(pattern.search(localpart) for pattern in rules.deny):
-        raise Refused(Refusal.IDENTITY_REFUSED, reason=f"localpart {localpart!r} is denied")
+    denied = next((pattern.pattern for pattern in rules.deny if pattern.search(localpart)), None)
+    if localpart == SENDER_LOCALPART or denied is not None:
+        by = f" by {denied!r}" if denied is not None else ""
+        raise Refused(Refusal.IDENTITY_REFUSED, reason=f"localpart {localpart!r} is denied{by}")
     if rules.allow and not any(pattern.fullmatch(localpart) for pattern in rules.allow):
         raise Refused(Refusal.IDENTITY_REFUSED, reason=f"localpart {localpart!r} is not allowed")
 

@@ -119,6 +119,8 @@ async def _is_taken(homeserver: Homeserver, user_id: str) -> bool:
 
 async def _logs_in(homeserver: Homeserver, user_id: str, localpart: str) -> bool:
     """Say whether a user is there by a session, which is ended: no such name is available, whoever has it."""
+    if localpart != localpart.lower():
+        return False  # it would be another's, where names are folded
     if not homeserver.as_token:
         reason = f"whether {user_id} is there can be asked by an application service alone; set [session] as_token"
         raise Refused(Refusal.HOMESERVER_REFUSES_GATEWAY, reason=reason)
@@ -128,7 +130,7 @@ async def _logs_in(homeserver: Homeserver, user_id: str, localpart: str) -> bool
             return False
         raise classified(reply, _ASKING)
     await homeserver.as_user("POST", "/_matrix/client/v3/logout", str(reply.json().get("access_token")))
-    return reply.json().get("user_id") == user_id  # it may fold case
+    return reply.json().get("user_id") == user_id
 
 
 async def _available(homeserver: Homeserver, localpart: str) -> tuple[Reply, Availability]:

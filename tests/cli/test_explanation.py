@@ -93,7 +93,7 @@ def test_each_check_fails_on_its_own(
         (
             {"sub": "mallory"},
             "allow and deny",
-            "This identity may not log in here; localpart 'mallory' is denied",
+            "This identity may not log in here; localpart 'mallory' is denied by 'mallory'",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from gateway.storage.migrate import migrations_directory
 from tests.cli.commands import TABLES, configured, run
 from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User
 from tests.fake_mas import running_mas
-from tests.running_gateway import RunningGateway, mint, running_gateway
+from tests.running_gateway import SERVER_NAME, RunningGateway, mint, running_gateway
 
 
 @pytest.fixture
@@ -274,6 +274,16 @@ async def test_a_user_of_another_server_is_wrong_usage(gateway: RunningGateway, 
 
     assert status == 2
     assert "not a user of example.org" in errors
+
+
+@pytest.mark.parametrize("command", ["lock", "unlock", "logout"])
+async def test_the_gateways_own_user_is_wrong_usage(
+    gateway: RunningGateway, homeserver: FakeHomeserver, command: str
+) -> None:
+    status, _, errors = await users(gateway, command, f"@_login_gateway:{SERVER_NAME}")
+
+    assert (status, homeserver.to("/logout/all")) == (2, [])
+    assert "the gateway's own user, who has no sessions" in errors
 
 
 async def test_logout_of_a_user_that_is_nowhere_makes_no_account(
