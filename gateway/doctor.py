@@ -21,13 +21,11 @@ from gateway.upstream.answers import is_unknown_user
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import SessionMethod
-from gateway.upstream.sessions.jwt import JwtSessions
+from gateway.upstream.sessions.jwt import JwtSessions, own_jwt_logins
 from gateway.upstream.users import software
 
 Verdict = Literal["pass", "warn", "fail"]
 
-# The types by which homeservers take a JWT, the old one too, whichever of them the gateway takes.
-_JWT_TYPES: Final = ("org.matrix.login.jwt", "m.login.jwt")
 # A difference of clocks that well-kept machines do not have, in seconds.
 _NOTABLE_DIFFERENCE: Final = 5
 _REGISTER: Final = (
@@ -260,15 +258,17 @@ class _Examination:
         """Warn of a JWT login of the homeserver's own: who may not log in here, may there, past the gateway."""
         if isinstance(self.method, JwtSessions):
             return []  # which needs it, with a secret that signs no identity token
-        flows, _ = await self.homeserver.flows()
-        own = [name for name in _JWT_TYPES if name in flows]
+        own = await own_jwt_logins(self.homeserver, self._kind)
         if not own:
             return []
         says = (
-            f"the homeserver offers {' and '.join(own)} itself: past the gateway, a token of one of its keys opens a"
+            f"the homeserver takes {' and '.join(own)} itself: past the gateway, a token of one of its keys opens a"
             " session for users whom the gateway has locked or denies"
         )
-        mend = "take jwt_config out of Synapse's homeserver.yaml, or [global.jwt] out of tuwunel.toml, and restart it"
+        mend = (
+            "take jwt_config out of Synapse's homeserver.yaml, [jwt] out of palpo.toml, or [global.jwt] out of"
+            " tuwunel.toml, and restart it"
+        )
         return [Finding("jwt login", "warn", says, mend)]
 
     async def _namespace(self) -> Finding:

@@ -170,13 +170,17 @@ class FakeHomeserver(FakeServer):
         try:
             token = jwt.decode(text, OctKey.import_key(JWT_SECRET), algorithms=["HS256"])
         except JoseError:
-            raise _Refused((403, "M_FORBIDDEN"), "JWT validation failed: Signature verification failed") from None
+            status, errcode, error = self.flavour.refused_jwt
+            raise _Refused((status, errcode), error) from None
         claims = token.claims
         for name, value in self.jwt_claims.items():
             if claims.get(name) != value:
                 raise _Refused((403, "M_FORBIDDEN"), f"JWT validation failed: invalid_claim: Invalid claim '{name}'")
         if claims["exp"] < time.time():
             raise _Refused((403, "M_FORBIDDEN"), "JWT validation failed: expired_token: The token is expired")
+        if "sub" not in claims:
+            status, errcode, error = self.flavour.nobodys_jwt
+            raise _Refused((status, errcode), error)
         assert claims["nbf"] == claims["iat"] == claims["exp"] - 60
         assert claims["jti"] not in self.jwt_seen
         self.jwt_seen.add(claims["jti"])
@@ -226,7 +230,7 @@ class FakeHomeserver(FakeServer):
         if not self.flavour.has_login:
             raise _Refused((404, "M_UNRECOGNIZED"))
         types = ["m.login.password", "m.login.application_service"]
-        types += ["org.matrix.login.jwt"] if self.jwt_claims is not None else []
+        types += ["org.matrix.login.jwt"] if self.jwt_claims is not None and self.flavour.lists_jwt else []
         return self._json({"flows": [{"type": kind} for kind in types]})
 
     def _profile(self, seen: Seen) -> web.Response:

@@ -55,6 +55,10 @@ class Flavour:
     # None: with a token that dies before the access token does.
     refreshes: bool | None = False
     has_jwt: bool = False
+    lists_jwt: bool = True
+    # Of a token that it does not take, and of one that is nobody's.
+    refused_jwt: tuple[int, str, str] = (403, "M_FORBIDDEN", "JWT validation failed: Signature verification failed")
+    nobodys_jwt: tuple[int, str, str] = (403, "M_FORBIDDEN", "Invalid JWT")
     has_login: bool = True
 
 
@@ -95,6 +99,8 @@ TUWUNEL = Flavour(
     deactivated=None,
     refreshes=True,
     has_jwt=True,
+    refused_jwt=(403, "M_FORBIDDEN", "Invalid JWT token: InvalidSignature"),
+    nobodys_jwt=(403, "M_FORBIDDEN", "Invalid JWT token: JSON error: missing field `sub` at line 1 column 34"),
 )
 CONTINUWUITY = Flavour(
     "continuwuity",
@@ -133,6 +139,9 @@ PALPO = Flavour(
     folds_login_names=True,
     refreshes=None,
     has_jwt=True,
+    lists_jwt=False,
+    refused_jwt=(404, "M_NOT_FOUND", "invalid JWT token: InvalidSignature"),
+    nobodys_jwt=(404, "M_NOT_FOUND", "invalid JWT token: JSON error: missing field `sub` at line 1 column 34"),
 )
 FLAVOURS = (SYNAPSE, DENDRITE, TUWUNEL, CONTINUWUITY, CONDUIT, PALPO)
 

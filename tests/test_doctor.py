@@ -173,8 +173,21 @@ async def test_a_jwt_login_of_the_homeservers_own_is_a_warning(name: str, homese
     found = await examine(homeserver.url)
 
     assert found["jwt login"].verdict == "warn"
-    assert found["jwt login"].says.startswith(f"the homeserver offers {name} itself: past the gateway, ")
+    assert found["jwt login"].says.startswith(f"the homeserver takes {name} itself: past the gateway, ")
     assert "take jwt_config out of Synapse's homeserver.yaml" in found["jwt login"].mend
+
+
+@pytest.mark.parametrize("flavour", [SYNAPSE, TUWUNEL, PALPO], ids=lambda flavour: flavour.name)
+async def test_a_jwt_login_is_seen_also_where_it_is_not_listed(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        without = await examine(homeserver.url)
+        homeserver.jwt_claims = {}
+        found = await examine(homeserver.url)
+        assert (homeserver.users, homeserver.sessions) == ({}, {})
+
+    assert "jwt login" not in without
+    assert found["jwt login"].says.startswith("the homeserver takes org.matrix.login.jwt itself: past the gateway, ")
+    assert "[jwt] out of palpo.toml" in found["jwt login"].mend
 
 
 async def test_a_jwt_login_is_warned_of_behind_mas_too(homeserver: FakeHomeserver) -> None:

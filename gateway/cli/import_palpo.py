@@ -29,6 +29,7 @@ _DIFFERENCES: Final = (
         "Subjects that differ in case alone are one user in {}. Here an account belongs to the first subject that"
         " logs in to it, and the others are refused."
     ),
+    "Users of bridges look like anybody in {}: name them in [identity] deny.",
     "A token whose `iat` is ahead of the clock, or no number, is refused here; {} does not look at it.",
     "A token whose `iss` is a list is refused here where issuer is set; {} takes it.",
     "With register_user = false an unknown user is 403 M_FORBIDDEN `User not found` here, 404 M_NOT_FOUND in {}.",

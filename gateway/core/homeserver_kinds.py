@@ -67,8 +67,8 @@ class HomeserverKind:
     max_user_id_bytes: int = 255
     # A refresh token lasts; where it dies before the access token does, a client that has one is logged out.
     refreshes: bool = True
-    # A login with a JWT of its own looks at `exp` whatever the configuration, after the signature.
-    checks_expiry: bool = False
+    # GET /login does not list a JWT login of its own; where there is one, a token that is none is 404 M_NOT_FOUND.
+    hides_jwt_login: bool = False
     # Which name `doctor` may log in by as application service so that nothing comes of it.
     probe: Probe = Probe.NONE
     # Paths are matched as they come: another spelling of a path is another path.
@@ -86,7 +86,6 @@ SYNAPSE: Final = HomeserverKind(
     checks_names=False,
     tells_ghosts=True,
     checks_sessions=False,
-    checks_expiry=True,
     probe=Probe.UNKNOWN,
     keeps_paths=True,
 )
@@ -104,6 +103,7 @@ PALPO: Final = HomeserverKind(
     (Existence.AVAILABLE,),
     checks_sessions=False,
     lost_user="User not found.",
+    hides_jwt_login=True,
     leaves_devices=True,
     own_localparts=frozenset(("palpo",)),
     cleans_paths=True,

@@ -224,6 +224,7 @@ def test_each_difference_is_named(tmp_path: Path) -> None:
             "`_` in front of a name is a bridge's, and refused.",
             f"- Subjects that differ in case alone are one user in {software}.",
             f"- A token whose `iat` is ahead of the clock, or no number, is refused here; {software} does not",
+            f"- Users of bridges look like anybody in {software}: name them in [identity] deny.",
             f"- A token whose `iss` is a list is refused here where issuer is set; {software} takes it.",
             f"is 403 M_FORBIDDEN `User not found` here, 404 M_NOT_FOUND in {software}.",
             f"until then, by {software}'s own address users log in whom the gateway has locked or denies.",

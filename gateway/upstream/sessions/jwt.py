@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from gateway.core.headers import Field
+from gateway.core.homeserver_kinds import HomeserverKind
 from gateway.core.login_request import LoginRequest
 from gateway.core.signing import signed
 from gateway.errors import Refusal, Refused
@@ -22,6 +23,8 @@ from gateway.upstream.sessions import MadeMeanwhile, SessionSettings, UnknownUse
 from gateway.upstream.users import check_name, check_not_own, exists, is_of_user, kind_of
 
 LOGIN_TYPE: Final = "org.matrix.login.jwt"
+# The types by which homeservers take a JWT, the old one too, whichever of them the gateway takes.
+_LOGIN_TYPES: Final = (LOGIN_TYPE, "m.login.jwt")
 # How long a token for the homeserver is good, in seconds.
 _LIFETIME: Final = 60
 _HINT: Final = (
@@ -78,7 +81,7 @@ class JwtSessions:
             raise UnknownUser(Reply(404, [], b""))  # the homeserver lost it, and would make it again
         token = self._token(wanted.localpart, wanted.display_name, self.now())
         try:
-            reply = await self._log_in({"token": token, **wanted.fields(kind)}, wanted.client)
+            reply = await _log_in(self.homeserver, {"token": token, **wanted.fields(kind)}, wanted.client)
         except NotConnected:
             raise
         except Refused as refused:
@@ -100,19 +103,17 @@ class JwtSessions:
         return await end_sessions(self.homeserver, self.homeserver.user_id(localpart))
 
     async def misfit(self) -> str:
-        """Look for the login, and where that makes no account try a token that has expired."""
-        flows, misfit = await self.homeserver.flows()
-        if misfit or LOGIN_TYPE not in flows:
+        """Look for the login, and try a token that is nobody's, so that no session can come of it."""
+        _, misfit = await self.homeserver.flows()
+        if misfit or LOGIN_TYPE not in await own_jwt_logins(self.homeserver, await kind_of(self.homeserver)):
             return misfit or f"{LOGIN_TYPE} is not among the logins that the homeserver offers"
-        if not (await kind_of(self.homeserver)).checks_expiry:
-            return ""
-        reply = await self._log_in({"token": self._token("doctor", None, 0)})
-        error = reply.json().get("error")
-        if reply.status == 403 and isinstance(error, str) and "expired" not in error:
-            return f"the homeserver does not accept the gateway's tokens: {error[:200]}"
+        reply = await _log_in(self.homeserver, {"token": self._token(None, None, self.now())})
+        # Synapse, which looks at the subject last; Palpo and tuwunel, which look at the signature first.
+        if reply.error.startswith("JWT validation failed") or "InvalidSignature" in reply.error:
+            return f"the homeserver does not accept the gateway's tokens: {reply.error[:200]}"
         return ""
 
-    def _token(self, localpart: str, display_name: str | None, now: float) -> str:
+    def _token(self, localpart: str | None, display_name: str | None, now: float) -> str:
         settings, moment = self.settings, int(now)
         claims: dict[str, Any] = {
             "iat": moment,
@@ -128,13 +129,6 @@ class JwtSessions:
         kept = {name: value for name, value in claims.items() if value is not None}
         return signed(kept, self.secret, settings.jwt_algorithm)
 
-    async def _log_in(self, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:
-        pool = self.homeserver.pool
-        fields = [pool.host, (b"Content-Type", b"application/json"), *client]
-        body = json.dumps({"type": LOGIN_TYPE, **members}).encode()
-        # Not twice: the homeserver may have opened a session that nobody would know of.
-        return await pool.call("POST", "/_matrix/client/v3/login", fields, body, repeat=False)
-
     def _meaning(self, reply: Reply) -> HomeserverAnswered | Refused:
         error = reply.json().get("error")
         said = f"it says {error[:200]!r}; {_HINT}" if isinstance(error, str) else _HINT
@@ -144,3 +138,21 @@ class JwtSessions:
         if isinstance(meant, Refused) and reply.errcode == "M_USER_IN_USE":
             return MadeMeanwhile(meant.refusal, reason=meant.reason)
         return meant
+
+
+async def own_jwt_logins(homeserver: Homeserver, kind: HomeserverKind) -> list[str]:
+    """Return the types by which the homeserver itself takes a JWT, with no token that it would take."""
+    flows, _ = await homeserver.flows()
+    listed: list[str] = [name for name in _LOGIN_TYPES if name in flows]
+    if listed or not kind.hides_jwt_login:
+        return listed
+    reply = await _log_in(homeserver, {"token": "none"})
+    return [LOGIN_TYPE] if reply.errcode == "M_NOT_FOUND" else []
+
+
+async def _log_in(homeserver: Homeserver, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:
+    pool = homeserver.pool
+    fields = [pool.host, (b"Content-Type", b"application/json"), *client]
+    body = json.dumps({"type": LOGIN_TYPE, **members}).encode()
+    # Not twice: the homeserver may have opened a session that nobody would know of.
+    return await pool.call("POST", "/_matrix/client/v3/login", fields, body, repeat=False)
