@@ -11,7 +11,10 @@ from sqlalchemy import make_url
 
 from gateway.core.jwk_sets import SetRules
 from gateway.core.personal_sessions import PersonalSession
-from gateway.doctor import Finding, examine_database, examine_homeserver, examine_key_set
+from gateway.doctor import Finding
+from gateway.doctor.database import examine_database
+from gateway.doctor.homeserver import examine_homeserver
+from gateway.doctor.key_sets import examine_key_set
 from gateway.issuer_keys import KeySource
 from gateway.storage.database import DatabaseSettings, open_database
 from gateway.upstream.homeserver import Homeserver

@@ -14,7 +14,10 @@ import rich_click as click
 from gateway.cli.console import config_option, json_option, say
 from gateway.cli.session_method import session_method
 from gateway.config import Configuration, load
-from gateway.doctor import Finding, examine_database, examine_homeserver, examine_key_set
+from gateway.doctor import Finding
+from gateway.doctor.database import examine_database
+from gateway.doctor.homeserver import examine_homeserver
+from gateway.doctor.key_sets import examine_key_set
 from gateway.errors import ConfigurationError
 
 _STYLES: Final = {"pass": "green", "warn": "yellow", "fail": "bold red"}

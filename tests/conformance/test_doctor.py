@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gateway.doctor import examine_homeserver
+from gateway.doctor.homeserver import examine_homeserver
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
 from tests.conformance.conftest import BY_APPSERVICE

@@ -1,22 +1,15 @@
-"""What a set-up is worth, asked of the live homeserver: each finding passes, warns or fails, with the mend.
-
-Rule: no question makes an account or a session on any homeserver. What one of them would do at the wrong question is
-told in `upstream.homeserver`; the same care is taken here.
-"""
+"""The live homeserver: whether it answers, which it is, and whether it takes us for what we are."""
 
 import email.utils
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import quote
 
 from gateway.core.homeserver_kinds import HomeserverKind, Probe, kind_named
-from gateway.errors import Refused, Unusable
-from gateway.fetched_keys import fetch_once
-from gateway.issuer_keys import KeySource
-from gateway.storage.database import DatabaseSettings, open_database
-from gateway.storage.migrate import NeedsUpgrade
+from gateway.doctor import Finding
+from gateway.errors import Refused
 from gateway.upstream.answers import is_unknown_user
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
@@ -24,23 +17,11 @@ from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.jwt import JwtSessions, own_jwt_logins
 from gateway.upstream.users import software
 
-Verdict = Literal["pass", "warn", "fail"]
-
 # A difference of clocks that well-kept machines do not have, in seconds.
 _NOTABLE_DIFFERENCE: Final = 5
 _REGISTER: Final = (
     "put the output of `matrix-login-gateway registration` into the homeserver's registration file and restart it"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found of one part; `mend` says what to do unless it passes."""
-
-    name: str
-    verdict: Verdict
-    says: str
-    mend: str = ""
 
 
 async def examine_homeserver(
@@ -71,43 +52,6 @@ async def examine_homeserver(
     except Refused as refused:
         mend = "start the homeserver, look at its log, or set [homeserver] url to where it listens"
         return [Finding(name, "fail", refused.reason, mend)]
-
-
-async def examine_database(settings: DatabaseSettings) -> Finding:
-    """Return whether the database can be read and written, and is up to date; nothing in it is changed."""
-    name = "database"
-    try:
-        async with open_database(settings, upgrade=False) as database:
-            await database.check_writable()
-            return Finding(name, "pass", "it can be written, and its schema is up to date")
-    except NeedsUpgrade as needs:
-        return Finding(name, "warn", str(needs), "`serve` does it at its start, `database upgrade` now")
-    except Unusable as unusable:
-        return Finding(name, "fail", str(unusable), "see [database] url, and who may read and write it")
-    except Refused as refused:
-        mend = (
-            "let the gateway's user write the file and its directory, and look for free space"
-            if settings.is_file
-            else "let [database] url lead to the primary server, and grant its user all rights on every table"
-        )
-        return Finding(name, "fail", f"the database can't be written: {refused.reason}", mend)
-
-
-async def examine_key_set(source: KeySource, issuer: str) -> Finding:
-    """Return whether the JWK set of an issuer can be fetched and used; `issuer` is its name, "" where it has none."""
-    name = f"key set of {issuer}" if issuer else "key set"
-    try:
-        found = await fetch_once(source)
-    except Refused as refused:
-        mend = f"see that {source.url} answers here, and what the issuer publishes there"
-        return Finding(name, "fail", refused.reason, mend)
-    says = f"{len(found.keys.keys)} keys that can verify" if len(found.keys.keys) > 1 else "a key that can verify"
-    if found.exposed:
-        return Finding(name, "fail", "; ".join(found.exposed), "tell the issuer at once: whoever reads it can sign")
-    if found.skipped:
-        mend = "nothing, unless tokens are signed with one of those that are skipped"
-        return Finding(name, "warn", f"{says}; skipped are {'; '.join(found.skipped)}", mend)
-    return Finding(name, "pass", says)
 
 
 def _told(reply: Reply) -> str:
