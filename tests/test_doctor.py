@@ -109,6 +109,15 @@ async def test_where_users_of_bridges_look_like_anybody_they_have_to_be_named(fl
     assert named == Finding("bridges", "pass", f"{says}, but for the names in [identity] deny")
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_where_nothing_tells_who_is_deactivated_the_operator_is_told(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        found = (await examine(homeserver.url)).get("deactivated")
+
+    assert (found is not None) is (flavour is DENDRITE)
+    assert found is None or "users lock NAME` whenever you deactivate somebody" in found.mend
+
+
 async def test_a_homeserver_that_is_not_there_is_one_failure(homeserver: FakeHomeserver) -> None:
     await homeserver.stop()
 

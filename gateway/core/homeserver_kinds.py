@@ -56,6 +56,8 @@ class HomeserverKind:
     tells_ghosts: bool = False
     # A session may be a deactivated user's, or of a user who is not there; only its own whoami tells.
     checks_sessions: bool = True
+    # Users who are deactivated there get sessions that work, and nothing that can be asked tells who is one.
+    hides_deactivated: bool = False
     # The text, beside the errcodes of others, by which a login says that there is no such user.
     lost_user: str = ""
     # Of two logins of one device at once, one fails with 500, and not when it is made again.
@@ -93,6 +95,7 @@ DENDRITE: Final = HomeserverKind(
     "Dendrite",
     _WHOAMI,
     tells_ghosts=True,
+    hides_deactivated=True,
     repeats_logins=True,
     max_user_id_bytes=254,
     probe=Probe.INVALID,

@@ -102,7 +102,7 @@ class _Examination:
         else:
             found.append(await self._login())
             found += [await self._namespace()] if accepted else []
-        return [*found, *self._bridges(), *await self._own_jwt_login()]
+        return [*found, *self._bridges(), *self._deactivated(), *await self._own_jwt_login()]
 
     async def _session_method(self, method: SessionMethod) -> Finding:
         name = "session method"
@@ -197,6 +197,13 @@ class _Examination:
             return [Finding("bridges", "pass", f"{says}, but for the names in [identity] deny")]
         mend = """put the names of each bridge into [identity] deny, such as "^telegram_" and "^telegrambot$\""""
         return [Finding("bridges", "warn", says, mend)]
+
+    def _deactivated(self) -> list[Finding]:
+        if not self._kind.hides_deactivated:
+            return []
+        says = f"users who are deactivated at {self.software} log in and work, and nothing tells who is one"
+        mend = "run `matrix-login-gateway users lock NAME` whenever you deactivate somebody"
+        return [Finding("deactivated", "warn", says, mend)]
 
     async def _own_jwt_login(self) -> list[Finding]:
         """Warn of a JWT login of the homeserver's own: who may not log in here, may there, past the gateway."""
