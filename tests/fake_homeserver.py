@@ -158,7 +158,7 @@ class FakeHomeserver(FakeServer):
                 raise _Refused(self.flavour.outside_namespace, self.flavour.outside_error)
             if self.flavour.checks_login_names and not self.flavour.names.fullmatch(name):
                 raise _Refused((400, "M_INVALID_USERNAME"))
-        elif body.get("type") == "org.matrix.login.jwt" and self.jwt_claims is not None:
+        elif body.get("type") == "org.matrix.login.jwt":
             name = self._named_by_token(body["token"])
         else:
             raise _Refused((400, "M_UNKNOWN"), "Unknown login type")
@@ -166,7 +166,9 @@ class FakeHomeserver(FakeServer):
 
     def _named_by_token(self, text: str) -> str:
         """The user of a token, who is made where there is none (Synapse, Palpo and tuwunel do so)."""
-        assert self.jwt_claims is not None
+        if self.jwt_claims is None:
+            status, errcode, error = self.flavour.no_jwt
+            raise _Refused((status, errcode), error)
         try:
             token = jwt.decode(text, OctKey.import_key(JWT_SECRET), algorithms=["HS256"])
         except JoseError:
@@ -230,7 +232,8 @@ class FakeHomeserver(FakeServer):
         if not self.flavour.has_login:
             raise _Refused((404, "M_UNRECOGNIZED"))
         types = ["m.login.password", "m.login.application_service"]
-        types += ["org.matrix.login.jwt"] if self.jwt_claims is not None and self.flavour.lists_jwt else []
+        listed = self.jwt_claims is not None if self.flavour.lists_jwt is None else self.flavour.lists_jwt
+        types += ["org.matrix.login.jwt"] if listed else []
         return self._json({"flows": [{"type": kind} for kind in types]})
 
     def _profile(self, seen: Seen) -> web.Response:

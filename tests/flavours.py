@@ -55,8 +55,10 @@ class Flavour:
     # None: with a token that dies before the access token does.
     refreshes: bool | None = False
     has_jwt: bool = False
-    lists_jwt: bool = True
-    # Of a token that it does not take, and of one that is nobody's.
+    # Whether GET /login names the JWT login; None: where there is one.
+    lists_jwt: bool | None = None
+    # What it says of a token without such a login, of one that it does not take, and of one that is nobody's.
+    no_jwt: tuple[int, str, str] = (400, "M_UNKNOWN", "Unknown login type")
     refused_jwt: tuple[int, str, str] = (403, "M_FORBIDDEN", "JWT validation failed: Signature verification failed")
     nobodys_jwt: tuple[int, str, str] = (403, "M_FORBIDDEN", "Invalid JWT")
     has_login: bool = True
@@ -99,6 +101,8 @@ TUWUNEL = Flavour(
     deactivated=None,
     refreshes=True,
     has_jwt=True,
+    lists_jwt=True,
+    no_jwt=(401, "M_UNAUTHORIZED", "JWT login is not enabled."),
     refused_jwt=(403, "M_FORBIDDEN", "Invalid JWT token: InvalidSignature"),
     nobodys_jwt=(403, "M_FORBIDDEN", "Invalid JWT token: JSON error: missing field `sub` at line 1 column 34"),
 )
@@ -140,6 +144,7 @@ PALPO = Flavour(
     refreshes=None,
     has_jwt=True,
     lists_jwt=False,
+    no_jwt=(400, "M_UNKNOWN", "JWT login is not enabled."),
     refused_jwt=(404, "M_NOT_FOUND", "invalid JWT token: InvalidSignature"),
     nobodys_jwt=(404, "M_NOT_FOUND", "invalid JWT token: JSON error: missing field `sub` at line 1 column 34"),
 )

@@ -69,8 +69,8 @@ class HomeserverKind:
     max_user_id_bytes: int = 255
     # A refresh token lasts; where it dies before the access token does, a client that has one is logged out.
     refreshes: bool = True
-    # GET /login does not list a JWT login of its own; where there is one, a token that is none is 404 M_NOT_FOUND.
-    hides_jwt_login: bool = False
+    # GET /login tells whether there is a JWT login of its own; else what it says of a token that is none.
+    lists_jwt_login: bool = True
     # Which name `doctor` may log in by as application service so that nothing comes of it.
     probe: Probe = Probe.NONE
     # Paths are matched as they come: another spelling of a path is another path.
@@ -106,14 +106,20 @@ PALPO: Final = HomeserverKind(
     (Existence.AVAILABLE,),
     checks_sessions=False,
     lost_user="User not found.",
-    hides_jwt_login=True,
+    lists_jwt_login=False,  # never
     leaves_devices=True,
     own_localparts=frozenset(("palpo",)),
     cleans_paths=True,
     refreshes=False,  # 120 s, unless `refresh_token_ttl` says more
     probe=Probe.UNKNOWN,
 )
-TUWUNEL: Final = HomeserverKind("tuwunel", own_localparts=_CONDUIT, probe=Probe.UNKNOWN, keeps_paths=True)
+TUWUNEL: Final = HomeserverKind(
+    "tuwunel",
+    own_localparts=_CONDUIT,
+    lists_jwt_login=False,  # always, up to 1.4.6
+    probe=Probe.UNKNOWN,
+    keeps_paths=True,
+)
 CONTINUWUITY: Final = HomeserverKind("continuwuity", own_localparts=_CONDUIT, probe=Probe.UNKNOWN)
 CONDUIT: Final = HomeserverKind("Conduit", own_localparts=_CONDUIT)
 _KINDS: Final = (SYNAPSE, DENDRITE, PALPO, TUWUNEL, CONTINUWUITY, CONDUIT)

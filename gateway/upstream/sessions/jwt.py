@@ -143,11 +143,10 @@ class JwtSessions:
 async def own_jwt_logins(homeserver: Homeserver, kind: HomeserverKind) -> list[str]:
     """Return the types by which the homeserver itself takes a JWT, with no token that it would take."""
     flows, _ = await homeserver.flows()
-    listed: list[str] = [name for name in _LOGIN_TYPES if name in flows]
-    if listed or not kind.hides_jwt_login:
-        return listed
+    if kind.lists_jwt_login:
+        return [name for name in _LOGIN_TYPES if name in flows]
     reply = await _log_in(homeserver, {"token": "none"})
-    return [LOGIN_TYPE] if reply.errcode == "M_NOT_FOUND" else []
+    return [LOGIN_TYPE] if "invalid jwt token" in reply.error.lower() else []
 
 
 async def _log_in(homeserver: Homeserver, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:

@@ -204,6 +204,7 @@ async def test_sessions_can_be_ended_by_an_application_service_alone() -> None:
         (PALPO, {}, "another secret, which the homeserver has not", "invalid JWT token: InvalidSignature"),
         (PALPO, None, JWT_SECRET, "org.matrix.login.jwt is not among the logins"),
         (TUWUNEL, {}, JWT_SECRET, ""),
+        (TUWUNEL, None, JWT_SECRET, "org.matrix.login.jwt is not among the logins"),
         (TUWUNEL, {}, "another secret, which the homeserver has not", "Invalid JWT token: InvalidSignature"),
         (SYNAPSE, None, JWT_SECRET, "org.matrix.login.jwt is not among the logins"),
         (SYNAPSE, {}, "another secret, which the homeserver has not", "Signature verification failed"),
