@@ -44,7 +44,10 @@ _LOOK_AGAIN: Final = 0.05
 
 @dataclass(slots=True)
 class Verified:
-    """A login whose token passed every check; `session` is there when making the account opened one."""
+    """A login whose token passed every check.
+
+    `made` is the user whom it had the homeserver make, "" if none; `session` is there when that opened one.
+    """
 
     issuer: Issuer
     claims: Claims
@@ -52,11 +55,13 @@ class Verified:
     request: LoginRequest
     client: Client
     session: Reply | None = None
+    made: str = ""
 
     def wanted(self, localpart: str) -> Wanted:
         """Return the session to ask for."""
         may_make = self.issuer.accounts.of(localpart).register_user
-        return Wanted(localpart, self.request, self.identity.display_name, self.client.fields, may_make)
+        display_name, client = self.identity.display_name, self.client.fields
+        return Wanted(localpart, self.request, display_name, client, may_make, fresh=localpart == self.made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ class Provision:
             async with asyncio.timeout(CALLS_SECONDS):
                 with self.metrics.login_step("register"):
                     made = await self.sessions.register(localpart, who.client.fields, known=row is not None)
+                    who.made = localpart if made else ""
                 check_made(who.issuer.accounts, row, self.now(), made=made)
                 return (
                     await self._open_first(who, localpart, row, made=made) if self.sessions.makes_accounts else made

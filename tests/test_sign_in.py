@@ -52,6 +52,29 @@ async def test_a_first_login_makes_one_account_on_every_homeserver(flavour: Flav
     assert rows(tmp_path) == [("alice", "alice", "active")]
 
 
+# Who does not respect the names of bridges at /register is asked for the name before it, and where a session may be
+# nobody's, or a deactivated user's, it is used once: but for that of a user who was made a moment ago.
+@pytest.mark.parametrize(
+    ("flavour", "first", "later"),
+    [
+        (SYNAPSE, ["register", "login"], ["login"]),
+        (PALPO, ["available", "register", "login"], ["login"]),
+        (DENDRITE, ["available", "register", "login"], ["login", "whoami"]),
+        (TUWUNEL, ["available", "register", "login"], ["login", "whoami"]),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+async def test_a_login_asks_no_more_than_it_needs(
+    flavour: Flavour, first: list[str], later: list[str], tmp_path: Path
+) -> None:
+    async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        await gateway.log_in(mint("bob"))  # with what is asked once
+        for expected in (first, later):
+            homeserver.seen.clear()
+            assert (await gateway.log_in(mint())).status == 200
+            assert [seen.path.rpartition("/")[2] for seen in homeserver.seen] == expected
+
+
 @pytest.mark.parametrize("existing", ["link", "refuse"])
 @pytest.mark.parametrize("count", [2, 20])
 async def test_first_logins_at_once_make_one_account_and_all_succeed(

@@ -59,7 +59,8 @@ class SessionSettings(Table):
 class Wanted:
     """The session that a login asks for; `client` are fields that say who asks.
 
-    `may_make`: where the homeserver makes accounts itself, it may make this one.
+    `may_make`: where the homeserver makes accounts itself, it may make this one. `fresh`: this login has made it, so
+    that it is there, and not deactivated.
     """
 
     localpart: str
@@ -67,6 +68,7 @@ class Wanted:
     display_name: str | None = None
     client: tuple[Field, ...] = ()
     may_make: bool = True
+    fresh: bool = False
 
     def on_device(self, device_id: str) -> "Wanted":
         """Return the same session on a certain device, or itself where that is ""."""

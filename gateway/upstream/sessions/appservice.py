@@ -64,7 +64,8 @@ class AppserviceSessions:
         if reply.status != 200:
             raise UnknownUser(reply) if is_unknown_user(reply, kind) else classified(reply, "log the user in")
         self.homeserver.check_session(reply, wanted.localpart)
-        if kind.checks_sessions and not await is_of_user(self.homeserver, wanted.localpart, reply):
+        sure = wanted.fresh or not kind.checks_sessions
+        if not sure and not await is_of_user(self.homeserver, wanted.localpart, reply):
             raise UnknownUser(reply, str(reply.json().get("device_id", "")))
         return reply
 
