@@ -67,7 +67,7 @@ def build_session_method(
     session = settings.session
     if settings.profile.display_name == "never":
         session = session.model_copy(update={"jwt_display_name_claim": None})
-    mas = mas_admin(session, secret, settings.homeserver.connect_timeout)
+    mas = mas_admin(session, secret, settings.homeserver)
     kept = KeptSessions(PersonalSessions(database), mas, homeserver, background, now, log) if mas else None
     keep = kept.keep if kept else keep_nothing
     method = chosen_method(session, secret, homeserver, now, mas=mas, keep=keep)

@@ -59,6 +59,8 @@ class FakeHomeserver(FakeServer):
         self.hollow: dict[str, tuple[str, str]] = {}  # Dendrite's sessions of users who are not there
         self.jwt_seen: set[str] = set()
         self.jwt_claims: dict[str, Any] | None = None  # what tokens must say; None: there is no JWT login
+        # Of the service that the login was left to, where our address leads to both.
+        self.compat_flows: list[dict[str, Any]] | None = None
         self.users: dict[str, User] = {}
         self.sessions: dict[str, str] = {}
         self.media: dict[str, tuple[str, bytes]] = {}
@@ -91,6 +93,7 @@ class FakeHomeserver(FakeServer):
             ("POST", "register"): self._register,
             ("POST", "login"): self._login,
             ("GET", "login"): self._flows,
+            ("GET", "auth_metadata"): self._auth_metadata,
             ("GET", "profile"): self._profile,
             ("PUT", "profile"): self._set_profile,
             ("POST", "upload"): self._upload,
@@ -229,12 +232,19 @@ class FakeHomeserver(FakeServer):
         return self._json(session)
 
     def _flows(self, _seen: Seen) -> web.Response:
+        if self.compat_flows is not None:
+            return self._json({"flows": self.compat_flows})
         if not self.flavour.has_login:
             raise _Refused((404, "M_UNRECOGNIZED"))
         types = ["m.login.password", "m.login.application_service"]
         listed = self.jwt_claims is not None if self.flavour.lists_jwt is None else self.flavour.lists_jwt
         types += ["org.matrix.login.jwt"] if listed else []
         return self._json({"flows": [{"type": kind} for kind in types]})
+
+    def _auth_metadata(self, _seen: Seen) -> web.Response:
+        if self.flavour.has_login:
+            raise _Refused((404, "M_UNRECOGNIZED"))
+        return self._json({"issuer": "https://account.example.org/"})
 
     def _profile(self, seen: Seen) -> web.Response:
         if "%3A" not in seen.path.split("/")[5]:

@@ -1,6 +1,7 @@
 """Matrix Authentication Service with its users in memory: its token endpoint and what we use of its admin API.
 
-It stands before a fake homeserver, which knows the users and takes the tokens that are made here.
+It stands before a fake homeserver, which knows the users and takes the tokens that are made here; the address of that
+one leads to the login of this one.
 """
 
 import base64
@@ -21,6 +22,15 @@ from tests.running_gateway import SERVER_NAME
 CLIENT_ID = "01HZCLIENT0000000000000000"
 CLIENT_SECRET = "the secret: of the client / in the service"
 SCOPE = "urn:matrix:client:api:* urn:matrix:client:device:"
+FLOWS: list[dict[str, Any]] = [
+    {"type": "m.login.password"},
+    {
+        "type": "m.login.sso",
+        "oauth_aware_preferred": True,
+        "org.matrix.msc3824.delegated_oidc_compatibility": True,
+    },
+    {"type": "m.login.token"},
+]
 _MOMENT = "2026-01-01T00:00:00Z"
 
 
@@ -59,6 +69,8 @@ class FakeMas(FakeServer):
     def __init__(self, homeserver: FakeHomeserver) -> None:
         super().__init__()
         self.homeserver = homeserver
+        homeserver.compat_flows = FLOWS
+        self.server_name = SERVER_NAME
         self.users: dict[str, Account] = {}
         self.reserved: set[str] = set()
         self.sessions: dict[str, Personal] = {}
@@ -104,6 +116,7 @@ class FakeMas(FakeServer):
     def _answer(self, name: str, seen: Seen) -> web.Response:
         known = {
             ("POST", "token"): self._token,
+            ("GET", "site-config"): lambda _: web.json_response({"server_name": self.server_name}),
             ("GET", "by-username"): self._find,
             ("POST", "users"): self._add,
             ("POST", "finish"): self._finish,

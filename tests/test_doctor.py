@@ -25,7 +25,7 @@ from gateway.upstream.sessions.jwt import JwtSessions
 from gateway.upstream.sessions.mas import MasSessions
 from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
 from tests.fake_issuer import JWKS, new_key, public, running_issuer
-from tests.fake_mas import CLIENT_SECRET, running_mas
+from tests.fake_mas import CLIENT_SECRET, FakeMas, running_mas
 from tests.flavours import CONDUIT, CONTINUWUITY, DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.postgres_server import LOCKED, PASSWORD, PostgresServer
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
@@ -203,14 +203,9 @@ async def test_a_jwt_login_is_seen_also_where_it_is_not_listed(flavour: Flavour)
 
 
 async def test_a_jwt_login_is_warned_of_behind_mas_too(homeserver: FakeHomeserver) -> None:
-    async def keep(_: PersonalSession, _token: str, _name: str | None) -> None:
-        raise AssertionError
-
     homeserver.jwt_claims = {}
-    async with running_mas() as mas:
-        admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET)
-        found = await examine_method(homeserver, MasSessions(admin, SERVER_NAME, 0, keep, time.time))
-        await admin.close()
+    async with running_mas() as mas, mas_sessions(mas) as sessions:
+        found = await examine_method(homeserver, sessions)
 
     assert found["jwt login"].verdict == "warn"
 
@@ -421,17 +416,40 @@ async def test_a_homeserver_without_jwt_login_fails_where_that_is_the_method(hom
     assert "org.matrix.login.jwt is not among the logins" in found["session method"].says
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-async def test_mas_is_asked_itself(*, stopped: bool) -> None:
+@asynccontextmanager
+async def mas_sessions(mas: FakeMas) -> AsyncIterator[MasSessions]:
     async def keep(_: PersonalSession, _token: str, _name: str | None) -> None:
         raise AssertionError
 
-    async with running_mas() as mas:
-        admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET)
+    admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET, SERVER_NAME)
+    pool = Pool(PoolSettings(url=mas.homeserver.url, connect_timeout=1), call_timeout=1)
+    yield MasSessions(admin, Homeserver(pool, SERVER_NAME, ""), 0, keep, time.time)
+    await pool.close()
+    await admin.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_mas_is_asked_itself(*, stopped: bool) -> None:
+    async with running_mas() as mas, mas_sessions(mas) as sessions:
         if stopped:
             await mas.stop()
-        found = await examine_method(mas.homeserver, MasSessions(admin, SERVER_NAME, 0, keep, time.time))
-        await admin.close()
+        found = await examine_method(mas.homeserver, sessions)
 
     assert found["session method"].verdict == ("fail" if stopped else "pass")
     assert "appservice login" not in found
+
+
+async def test_an_address_that_does_not_lead_to_the_login_of_mas_fails() -> None:
+    async with running_mas() as mas, mas_sessions(mas) as sessions:
+        mas.homeserver.compat_flows = None
+        found = await examine_method(mas.homeserver, sessions)
+
+    assert verdicts(found, "fail") == {"session method"}
+    assert "an address that leads /login, /logout and /refresh to Matrix" in found["session method"].says
+
+
+async def test_the_login_of_mas_fails_where_an_application_service_is_to_log_in() -> None:
+    async with running_mas() as mas:
+        found = await examine(mas.homeserver.url)
+
+    assert (found["appservice login"].verdict, "mas" in found["appservice login"].mend) == ("fail", True)

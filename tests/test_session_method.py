@@ -77,6 +77,13 @@ async def test_mas_does_not_fit_where_it_does_not_let_us_in(tmp_path: Path) -> N
         assert "must be those of a client" in await checked(gateway, lambda: WARNING in gateway.log)
 
 
+async def test_mas_does_not_fit_where_the_address_is_the_homeserver_s_own(tmp_path: Path) -> None:
+    async with running_mas() as mas, running_gateway(tmp_path, mas.homeserver.url, session=mas.settings) as gateway:
+        mas.homeserver.compat_flows = None
+        log = await checked(gateway, lambda: WARNING in gateway.log)
+    assert "[homeserver] url must be an address that leads /login, /logout and /refresh to Matrix" in log
+
+
 async def test_a_reload_looks_again_and_takes_the_new_method(tmp_path: Path) -> None:
     async with running_mas() as mas, running_gateway(tmp_path, mas.homeserver.url) as gateway:
         path = gateway.configuration.path

@@ -174,6 +174,17 @@ async def test_mas_makes_the_user_and_gives_the_answer_of_a_homeserver(tmp_path:
     assert states(tmp_path) == [("alice", "active")]
 
 
+async def test_nothing_is_made_at_the_mas_of_another_server(tmp_path: Path) -> None:
+    async with with_mas(tmp_path) as (gateway, mas):
+        mas.server_name = "other.example"
+        mas.add("bob")
+        for name in ("alice", "bob"):
+            answer = await gateway.log_in(mint(name))
+            assert (answer.status, answer.body["errcode"]) == (502, "M_UNKNOWN")
+        assert (list(mas.users), mas.sessions, states(tmp_path)) == (["bob"], {}, [])
+        assert "is that of other.example, and server_name is example.org: set mas_url to that" in gateway.log
+
+
 async def test_mas_ends_the_session_that_the_device_had(tmp_path: Path) -> None:
     async with with_mas(tmp_path) as (gateway, mas):
         first = await gateway.log_in(mint(), device_id=DEVICE)

@@ -19,7 +19,7 @@ async def session_method(
     settings, secret = configuration.settings, configuration.session_secret
     pool = Pool(settings.homeserver, call_timeout=call_timeout)
     homeserver = Homeserver(pool, settings.homeserver.server_name, configuration.as_token)
-    mas = mas_admin(settings.session, secret, settings.homeserver.connect_timeout)
+    mas = mas_admin(settings.session, secret, settings.homeserver)
     try:
         yield chosen_method(settings.session, secret, homeserver, time.time, mas=mas), homeserver
     finally:

@@ -181,9 +181,7 @@ class _Examination:
         name = "appservice login"
         flows, misfit = await self.homeserver.flows()
         if misfit:
-            return Finding(
-                name, "fail", misfit, 'use a [session] method other than "appservice", or give it back its login'
-            )
+            return Finding(name, "fail", misfit, 'set [session] method = "mas", or give it back its login')
         if "m.login.application_service" in flows:
             return Finding(name, "pass", "offered")
         says = "m.login.application_service is not among the flows of GET /login"

@@ -93,16 +93,24 @@ class Homeserver:
         """Ask for the versions that the homeserver speaks; the question that every homeserver answers anybody."""
         return await self.ask("/_matrix/client/versions")
 
-    async def flows(self) -> tuple[list[str], str]:
-        """Return the types of login that the homeserver offers, and why there is none at all, "" when there is."""
+    async def login_flows(self) -> tuple[list[dict[str, Any]], str]:
+        """Return the flows of `GET /login`, and status and errcode of an answer that has none, "" where it has."""
         reply = await self.ask("/_matrix/client/v3/login")
         flows = reply.json().get("flows")
         if reply.status == 200 and isinstance(flows, list):
-            return [str(flow.get("type")) for flow in flows if isinstance(flow, dict)], ""
+            return [flow for flow in flows if isinstance(flow, dict)], ""
         if reply.status >= 500:
             raise classified(reply, "ask for its login")
-        told = f"{reply.status} {reply.errcode}".strip()
-        return [], f"the homeserver has no login of its own ({told}), as behind Matrix Authentication Service"
+        return [], f"{reply.status} {reply.errcode}".strip()
+
+    async def flows(self) -> tuple[list[str], str]:
+        """Return the types of login that the homeserver offers, and why we can use none of them, "" where we may."""
+        flows, told = await self.login_flows()
+        types = [str(flow.get("type")) for flow in flows]
+        if not told and is_delegated(flows) and "m.login.application_service" not in types:
+            told = "another service answers"
+        misfit = f"the homeserver has no login of its own ({told}), as behind Matrix Authentication Service"
+        return types, misfit if told else ""
 
     async def log_in(self, localpart: str, members: dict[str, Any], client: tuple[Field, ...] = ()) -> Reply:
         """Log a user in as the application service; not twice, or there could be a session that nobody knows of."""
@@ -124,6 +132,12 @@ class Homeserver:
         bearer = (b"Authorization", f"Bearer {token}".encode())
         octets = b"" if body is None else json.dumps(body).encode()
         return await self.pool.call(method, target, [self.pool.host, bearer], octets)
+
+
+def is_delegated(flows: list[dict[str, Any]]) -> bool:
+    """Say whether the login is that of an OAuth service, as its single sign-on tells (MSC 3824)."""
+    names = ("oauth_aware_preferred", "org.matrix.msc3824.delegated_oidc_compatibility")
+    return any(flow.get(name) is True for flow in flows for name in names)
 
 
 def _short_wait(reply: Reply) -> float | None:

@@ -1,24 +1,25 @@
 """The admin API of Matrix Authentication Service (1.5 or newer), as the OAuth client of ours that it trusts.
 
 The client's own access token (RFC 6749 4.4) is kept until shortly before it expires, and asked for once at a time.
+With each of them the service says which server it is for, so that nothing is made at another one's.
 """
 
 import asyncio
 import base64
 import json
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import MaybeMade, NothingDone
+from gateway.upstream.mas_answers import NAME, attributes, expect, failed, id_of, is_token, unclear
 from gateway.upstream.pool import NotConnected, Pool, PoolSettings, Reply
 from gateway.upstream.sessions import SessionSettings
 
 _SCOPE: Final = "urn:mas:admin"
 # Seconds before its end at which a token is not used any more; the service gives them 300 s.
 _MARGIN: Final = 30
-_NAME: Final = "Matrix Authentication Service"
 _PAGE: Final = 100
 # Each kind of session, by what it is a user's, and how one ends. What a browser has comes first: it makes others.
 _KINDS_OF_SESSIONS: Final = (
@@ -49,11 +50,14 @@ class MasUser:
 class MasAdmin:
     """Calls the admin API; times in seconds. Everything raises `Refused` where the service can't or won't."""
 
-    def __init__(self, settings: SessionSettings, client_secret: str, *, connect_timeout: float = 5) -> None:
+    def __init__(
+        self, settings: SessionSettings, client_secret: str, server_name: str, *, connect_timeout: float = 5
+    ) -> None:
         self._api = _pool(settings.mas_url, connect_timeout)
         self._oauth = _pool(settings.mas_oauth_url, connect_timeout) if settings.mas_oauth_url else self._api
         # Not form-encoded first, as RFC 6749 2.3.1 has it: the service does not decode them.
         self._credentials = base64.b64encode(f"{settings.mas_client_id}:{client_secret}".encode())
+        self._server_name = server_name
         self._token = ""
         self._good_until = 0.0
         self._renewal: asyncio.Future[None] | None = None
@@ -69,12 +73,12 @@ class MasAdmin:
         reply = await self.call("GET", f"users/by-username/{quote(localpart, safe='')}")
         if reply.status == 404 and "errors" in reply.json():
             return None
-        _expect(reply, doing, 200)
-        attributes = _attributes(reply)
-        if attributes.get("username") != localpart:
+        expect(reply, doing, 200)
+        said = attributes(reply)
+        if said.get("username") != localpart:
             return None  # found whatever the case, and another user on the homeserver
-        locked, deactivated = (attributes.get(f"{state}_at") is not None for state in ("locked", "deactivated"))
-        return MasUser(_id(reply, doing), locked, deactivated)
+        locked, deactivated = (said.get(f"{state}_at") is not None for state in ("locked", "deactivated"))
+        return MasUser(id_of(reply, doing), locked, deactivated)
 
     async def add_user(self, localpart: str, *, known: bool = False) -> bool:
         """Make a user, False when the name is taken; raises `MaybeMade` where that is not known.
@@ -88,10 +92,10 @@ class MasAdmin:
             raise Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
         # Of two at once the service fails for one, or says that the homeserver has reserved the name.
         if reply.status >= 500 and not await self.appears(localpart):
-            failure = _refused(reply, doing)
+            failure = failed(reply, doing)
             raise MaybeMade(failure.refusal, reason=failure.reason)
         if reply.status < 500:
-            _expect(reply, doing, 200, 201, 409)
+            expect(reply, doing, 200, 201, 409)
         return reply.status < 400
 
     async def appears(self, localpart: str) -> bool:
@@ -114,7 +118,7 @@ class MasAdmin:
         reply = await self._call(await self._access_token(), method, path, body, repeat=repeat)
         if reply.status == 401:
             raise Refused(
-                Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{_NAME} does not accept its own token; {_HINT_CLIENT}"
+                Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{NAME} does not accept its own token; {_HINT_CLIENT}"
             )
         return reply
 
@@ -136,9 +140,9 @@ class MasAdmin:
                 break
             await asyncio.sleep(pause)
         if reply.status == 500 and "errors" in reply.json():
-            failure = _refused(reply, "open the session")
+            failure = failed(reply, "open the session")
             raise NothingDone(failure.refusal, reason=failure.reason)
-        _expect(reply, "open the session", 201, 404, 410)
+        expect(reply, "open the session", 201, 404, 410)
         return reply
 
     async def revoke(self, session_id: str) -> bool:
@@ -159,21 +163,21 @@ class MasAdmin:
             while ids := await self._listed(listed):
                 if not any([await self._end(f"{kind}/{quote(session_id, safe='')}/{ending}") for session_id in ids]):
                     raise Refused(
-                        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{_NAME} shows sessions that it does not end"
+                        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"{NAME} shows sessions that it does not end"
                     )
 
     async def _end(self, path: str) -> bool:
         """End a session; False when it had ended already."""
         reply = await self.call("POST", path)
-        _expect(reply, "end the session", 200, 400, 404, 409)
+        expect(reply, "end the session", 200, 400, 404, 409)
         return reply.status == 200
 
     async def _listed(self, path: str) -> list[str]:
         reply = await self.call("GET", path)
-        _expect(reply, "list the sessions", 200)
+        expect(reply, "list the sessions", 200)
         data = reply.json().get("data")
         if not isinstance(data, list):
-            raise _unclear("list the sessions")
+            raise unclear("list the sessions")
         return [entry["id"] for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     async def _call(self, token: str, method: str, path: str, body: dict[str, Any] | None, *, repeat: bool) -> Reply:
@@ -207,7 +211,9 @@ class MasAdmin:
     async def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
         self._renewal = renewal = loop.create_future()
         try:
-            self._token, lifetime = await self._ask_for_token()
+            token, lifetime = await self._ask_for_token()
+            await self._compare_server_names(token)
+            self._token = token
             self._good_until = loop.time() + lifetime - min(_MARGIN, lifetime / 2)
             renewal.set_result(None)
         except Refused as refused:
@@ -217,6 +223,21 @@ class MasAdmin:
         finally:
             renewal.cancel()  # if it broke off: then somebody else asks
             self._renewal = None
+
+    async def _compare_server_names(self, token: str) -> None:
+        """Refuse the service of another server, before anything is made there."""
+        doing = "ask for its server name"
+        reply = await self._call(token, "GET", "site-config", None, repeat=True)
+        expect(reply, doing, 200)
+        theirs = reply.json().get("server_name")
+        if not isinstance(theirs, str):
+            raise unclear(doing)
+        if theirs != self._server_name:
+            raise Refused(
+                Refusal.HOMESERVER_REFUSES_GATEWAY,
+                reason=f"{NAME} at mas_url is that of {theirs}, and server_name is {self._server_name}: set"
+                f" mas_url to that of {self._server_name}, or [homeserver] server_name to {theirs}",
+            )
 
     async def _ask_for_token(self) -> tuple[str, float]:
         fields = [
@@ -231,62 +252,12 @@ class MasAdmin:
             hint = f"{answer.get('error')}; {_HINT_CLIENT}"
             if reply.status == 404:
                 hint = "set mas_oauth_url to where it has /oauth2/token"
-            raise _refused(reply, "get a token", hint)
+            raise failed(reply, "get a token", hint)
         token, lifetime = answer.get("access_token"), answer.get("expires_in")
-        if not _is_token(token):
-            raise _unclear("get a token")
+        if not is_token(token):
+            raise unclear("get a token")
         return token, float(lifetime) if isinstance(lifetime, int) and lifetime > 0 else 2 * _MARGIN
 
 
 def _pool(url: str | None, connect_timeout: float) -> Pool:
-    return Pool(PoolSettings(url=url or "", connect_timeout=connect_timeout), name=_NAME)
-
-
-def _data(reply: Reply) -> dict[str, Any]:
-    data = reply.json().get("data")
-    return data if isinstance(data, dict) else {}
-
-
-def _attributes(reply: Reply) -> dict[str, Any]:
-    attributes = _data(reply).get("attributes")
-    return attributes if isinstance(attributes, dict) else {}
-
-
-def _id(reply: Reply, doing: str) -> str:
-    value = _data(reply).get("id")
-    if not isinstance(value, str) or not value.isalnum():
-        raise _unclear(doing)
-    return value
-
-
-def opened(reply: Reply) -> tuple[str, str]:
-    """Return id and access token of a session that was opened."""
-    token = _attributes(reply).get("access_token")
-    if not _is_token(token):
-        raise _unclear("open the session")
-    return _id(reply, "open the session"), token
-
-
-def _is_token(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and value.isascii() and value.isprintable()
-
-
-def _expect(reply: Reply, doing: str, *statuses: int) -> None:
-    if reply.status not in statuses:
-        raise _refused(reply, doing)
-
-
-def _refused(reply: Reply, doing: str, hint: str = "see its log, and that mas_url is its admin API") -> Refused:
-    if reply.status >= 500:
-        return Refused(
-            Refusal.HOMESERVER_UNREACHABLE, reason=f"could not {doing}: {_NAME} failed with {reply.status}"
-        )
-    return Refused(
-        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"could not {doing}: {_NAME} answered {reply.status}; {hint}"
-    )
-
-
-def _unclear(doing: str) -> Refused:
-    return Refused(
-        Refusal.HOMESERVER_REFUSES_GATEWAY, reason=f"could not {doing}: what answers at mas_url is no {_NAME}"
-    )
+    return Pool(PoolSettings(url=url or "", connect_timeout=connect_timeout), name=NAME)

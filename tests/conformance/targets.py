@@ -286,7 +286,8 @@ class AnybodysBehindMas(Anybodys):
         self.spoiled = {**self.session, "mas_client_secret": NOBODYS}
 
     async def _admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        admin = MasAdmin(SessionSettings.model_validate(self.session), self.session["mas_client_secret"])
+        settings = SessionSettings.model_validate(self.session)
+        admin = MasAdmin(settings, self.session["mas_client_secret"], SERVER_NAME)
         try:
             return await admin.call(method, path, body)
         finally:

@@ -9,17 +9,20 @@ from aiohttp import web
 
 from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import MaybeMade
-from gateway.upstream.mas import MasAdmin, MasUser, opened
+from gateway.upstream.mas import MasAdmin, MasUser
+from gateway.upstream.mas_answers import opened
 from gateway.upstream.pool import NotConnected
 from gateway.upstream.sessions import SessionSettings
 from tests.fake_mas import CLIENT_SECRET, FakeMas, running_mas
 from tests.fake_server import Fault
+from tests.running_gateway import SERVER_NAME
 
 FIND = "/api/admin/v1/users/by-username/alice"
 
 
 def admin_of(mas: FakeMas, secret: str = CLIENT_SECRET, **settings: Any) -> MasAdmin:
-    return MasAdmin(SessionSettings.model_validate({**mas.settings, **settings}), secret, connect_timeout=1)
+    built = SessionSettings.model_validate({**mas.settings, **settings})
+    return MasAdmin(built, secret, SERVER_NAME, connect_timeout=1)
 
 
 @pytest.fixture
@@ -41,8 +44,8 @@ async def test_one_token_serves_many_calls_also_those_at_once(mas: FakeMas, admi
     await asyncio.gather(*(admin.find_user("alice") for _ in range(20)))
     await admin.find_user("alice")
 
-    assert len(mas.to("/oauth2/token")) == 1
-    assert len(mas.seen) == 22
+    assert len(mas.to("/oauth2/token")) == len(mas.to("/site-config")) == 1
+    assert len(mas.seen) == 23
 
 
 async def test_a_token_that_ends_soon_is_asked_for_anew(mas: FakeMas, admin: MasAdmin) -> None:
@@ -121,6 +124,23 @@ async def test_a_caller_that_goes_away_while_a_token_is_asked_for_hinders_nobody
     go_on.set()
 
     assert await second is None
+
+
+@pytest.mark.parametrize("server_name", ["other.example", None, 3])
+async def test_nothing_is_made_at_the_service_of_another_server(
+    mas: FakeMas, admin: MasAdmin, server_name: object
+) -> None:
+    mas.add("bob")
+    mas.answers["/api/admin/v1/site-config"] = lambda: web.json_response({"server_name": server_name})
+    for attempt in (admin.add_user("alice"), admin.find_user("bob"), admin.end_all("bob")):
+        with pytest.raises(Refused, match="mas_url") as refused:
+            await attempt
+        assert refused.value.refusal is Refusal.HOMESERVER_REFUSES_GATEWAY
+        assert not isinstance(refused.value, MaybeMade)
+    assert {seen.path for seen in mas.seen} == {"/oauth2/token", "/api/admin/v1/site-config"}
+
+    mas.answers.clear()
+    assert await admin.add_user("alice")
 
 
 async def test_the_token_endpoint_may_be_elsewhere(mas: FakeMas) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gateway.core.personal_sessions import PersonalSession
-from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.homeserver import Homeserver, HomeserverSettings
 from gateway.upstream.mas import MasAdmin
 from gateway.upstream.sessions import SessionMethod, SessionSettings
 from gateway.upstream.sessions.appservice import AppserviceSessions
@@ -15,14 +15,14 @@ async def keep_nothing(session: PersonalSession, token: str, device_name: str | 
     """Keep nothing: for those who open no session."""
 
 
-def mas_admin(settings: SessionSettings, secret: str, connect_timeout: float) -> MasAdmin | None:
+def mas_admin(settings: SessionSettings, secret: str, homeserver: HomeserverSettings) -> MasAdmin | None:
     """Return the client of Matrix Authentication Service where that makes the sessions; `secret` is the client's.
 
     Without a secret, which only a gateway that takes no tokens may lack, there is none either.
     """
     if settings.method != "mas" or not secret:
         return None
-    return MasAdmin(settings, secret, connect_timeout=connect_timeout)
+    return MasAdmin(settings, secret, homeserver.server_name, connect_timeout=homeserver.connect_timeout)
 
 
 def chosen_method(
@@ -36,7 +36,7 @@ def chosen_method(
 ) -> SessionMethod:
     """Return the method; `secret` is what the homeserver has in common with us, `mas` what `mas_admin` gave."""
     if mas is not None:
-        return MasSessions(mas, homeserver.server_name, settings.mas_expires_in, keep, now)
+        return MasSessions(mas, homeserver, settings.mas_expires_in, keep, now)
     if settings.method == "jwt":
         return JwtSessions(homeserver, settings, secret, now)
     return AppserviceSessions(homeserver)

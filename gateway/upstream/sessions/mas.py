@@ -15,7 +15,9 @@ from gateway.core.headers import Field
 from gateway.core.login_request import LoginRequest
 from gateway.core.personal_sessions import PersonalSession, fits_scope, token_digest
 from gateway.errors import Refusal, Refused
-from gateway.upstream.mas import MasAdmin, MasUser, opened
+from gateway.upstream.homeserver import Homeserver, is_delegated
+from gateway.upstream.mas import MasAdmin, MasUser
+from gateway.upstream.mas_answers import NAME, opened
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
 
@@ -28,6 +30,16 @@ _DEVICE_CHARACTERS: Final = string.ascii_uppercase
 _DEVICE_LENGTH: Final = 10
 # Nobody's name: of it the service says that there is no such user.
 _PROBE: Final = "_login_gateway_probe"
+# Where a homeserver tells clients of the service: since Matrix 1.15, and before.
+_METADATA: Final = (
+    "/_matrix/client/v1/auth_metadata",
+    "/_matrix/client/unstable/org.matrix.msc2965/auth_metadata",
+)
+_HINT_DELEGATE: Final = "set matrix_authentication_service in Synapse's homeserver.yaml"
+_HINT_SPLIT: Final = (
+    f"[homeserver] url must be an address that leads /login, /logout and /refresh to {NAME}, and the rest to the"
+    " homeserver"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,7 @@ class MasSessions:
     """
 
     admin: MasAdmin
-    server_name: str
+    homeserver: Homeserver
     expires_in: int
     keep: Keep
     now: Callable[[], float]
@@ -103,20 +115,28 @@ class MasSessions:
         return await self.admin.end_all(localpart)
 
     async def misfit(self) -> str:
-        """Say so where the admin API does not let us in."""
+        """Say so where the admin API does not let us in, or the homeserver's address does not lead to its login."""
         try:
             await self.admin.find_user(_PROBE)
         except Refused as refused:
             if refused.refusal is not Refusal.HOMESERVER_REFUSES_GATEWAY:
                 raise
             return refused.reason
-        return ""
+        flows, told = await self.homeserver.login_flows()
+        if told:
+            return f"GET /login at [homeserver] url is {told}: {_HINT_SPLIT}"
+        if not is_delegated(flows):
+            return f"GET /login at [homeserver] url is not that of {NAME}: {_HINT_SPLIT}"
+        for target in _METADATA:
+            if (await self.homeserver.ask(target)).status != 404:
+                return ""
+        return f"the homeserver does not leave login to {NAME}: {_HINT_DELEGATE}"
 
     def _answer(self, session: PersonalSession, token: str) -> Reply:
         members: dict[str, Any] = {
-            "user_id": f"@{session.localpart}:{self.server_name}",
+            "user_id": self.homeserver.user_id(session.localpart),
             "access_token": token,
-            "home_server": self.server_name,
+            "home_server": self.homeserver.server_name,
             "device_id": session.device_id,
         }
         if self.expires_in:
@@ -128,8 +148,8 @@ def _check_open(user: MasUser) -> None:
     if user.deactivated:
         raise _deactivated()
     if user.locked:
-        raise Refused(Refusal.ACCOUNT_LOCKED, reason="locked in Matrix Authentication Service")
+        raise Refused(Refusal.ACCOUNT_LOCKED, reason=f"locked in {NAME}")
 
 
 def _deactivated() -> Refused:
-    return Refused(Refusal.ACCOUNT_DEACTIVATED, reason="deactivated in Matrix Authentication Service")
+    return Refused(Refusal.ACCOUNT_DEACTIVATED, reason=f"deactivated in {NAME}")

@@ -5,21 +5,26 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from gateway.core.login_request import LoginRequest
 from gateway.core.personal_sessions import PersonalSession, token_digest
 from gateway.errors import Refusal, Refused
+from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.mas import MasAdmin
+from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.sessions import SessionSettings, UnknownUser, Wanted
 from gateway.upstream.sessions.mas import MasSessions
 from tests.fake_homeserver import User
-from tests.fake_mas import CLIENT_SECRET, FakeMas, running_mas
+from tests.fake_mas import CLIENT_SECRET, FLOWS, FakeMas, running_mas
 from tests.fake_server import Fault
+from tests.flavours import BEHIND_MAS, SYNAPSE, Flavour
 from tests.running_gateway import SERVER_NAME
 
 LOGIN = LoginRequest("token")
+_UNSTABLE = "org.matrix.msc3824.delegated_oidc_compatibility"
 
 
 @asynccontextmanager
@@ -34,11 +39,13 @@ async def sessions_on(
         kept.append(session)
 
     async with running_mas() as mas:
-        admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET)
+        admin = MasAdmin(SessionSettings.model_validate(mas.settings), CLIENT_SECRET, SERVER_NAME)
+        pool = Pool(PoolSettings(url=mas.homeserver.url))
         try:
-            yield MasSessions(admin, SERVER_NAME, expires_in, keep, time.time), mas, kept
+            yield MasSessions(admin, Homeserver(pool, SERVER_NAME, ""), expires_in, keep, time.time), mas, kept
         finally:
             await admin.close()
+            await pool.close()
 
 
 async def test_a_user_is_made_and_gets_a_session_as_a_homeserver_gives_it() -> None:
@@ -171,6 +178,34 @@ async def test_an_admin_api_that_does_not_let_us_in_is_known(fault: tuple[str, i
         assert says in misfit
         assert bool(misfit) is bool(says)
         assert mas.users == {}
+
+
+async def test_the_service_of_another_server_is_known() -> None:
+    async with sessions_on() as (sessions, mas, _):
+        mas.server_name = "other.example"
+        misfit = await sessions.misfit()
+    assert "is that of other.example, and server_name is example.org: set mas_url to that of example.org" in misfit
+
+
+@pytest.mark.parametrize(
+    ("flavour", "flows", "says"),
+    [
+        (BEHIND_MAS, None, "GET /login at [homeserver] url is 404 M_UNRECOGNIZED: [homeserver] url must be"),
+        (SYNAPSE, None, "GET /login at [homeserver] url is not that of Matrix Authentication Service: "),
+        (SYNAPSE, FLOWS, "the homeserver does not leave login to Matrix Authentication Service: "),
+        (BEHIND_MAS, [{"type": "m.login.sso", "oauth_aware_preferred": True}], ""),
+        (BEHIND_MAS, [{"type": "m.login.sso", _UNSTABLE: True}], ""),
+        (BEHIND_MAS, [{"type": "m.login.sso", "oauth_aware_preferred": "true"}, 3], "is not that of"),
+    ],
+)
+async def test_an_address_that_does_not_lead_to_both_is_known(
+    flavour: Flavour, flows: list[Any] | None, says: str
+) -> None:
+    async with sessions_on() as (sessions, mas, _):
+        mas.homeserver.flavour, mas.homeserver.compat_flows = flavour, flows
+        misfit = await sessions.misfit()
+    assert says in misfit
+    assert bool(misfit) is bool(says)
 
 
 async def test_a_service_that_is_down_says_nothing_of_what_it_can() -> None:
