@@ -30,6 +30,7 @@ from gateway.settings import Table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAS = (ROOT / "config" / "homeservers" / "matrix-authentication-service.md").read_text(encoding="utf-8")
 HOMESERVERS = sorted((ROOT / "config" / "homeservers").glob("*.md"))
 MAIN_PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "systemd" / "README.md"]
 PAGES = [*MAIN_PAGES, *HOMESERVERS]
@@ -194,7 +195,7 @@ def test_every_openssl_line_makes_a_key_that_the_gateway_takes(keys: Path) -> No
 
 
 def test_every_configuration_in_the_readme_is_good(keys: Path) -> None:
-    for snippet in blocks(README, "toml"):
+    for snippet in blocks(README, "toml") + blocks(MAS, "toml"):
         configuration = configured(snippet, keys)
         assert configuration.issuers[0].key_set.keys or configuration.issuers[0].key_source
 
@@ -251,8 +252,9 @@ def as_toml(members: str) -> str:
 
 
 def test_each_session_method_has_two_files_that_fit(tmp_path: Path) -> None:
-    synapse, mas = map(yaml.safe_load, blocks(section("Session methods"), "yaml"))
-    by_jwt, by_mas = (configured(block, tmp_path) for block in blocks(section("Session methods"), "toml"))
+    text = section("Session methods") + MAS
+    synapse, mas = map(yaml.safe_load, blocks(text, "yaml"))
+    by_jwt, by_mas = (configured(block, tmp_path) for block in blocks(text, "toml"))
 
     theirs, ours = synapse["jwt_config"], by_jwt.settings.session
     assert by_jwt.warnings == by_mas.warnings == ()
