@@ -126,6 +126,12 @@ async def test_a_caller_that_goes_away_while_a_token_is_asked_for_hinders_nobody
     assert await second is None
 
 
+async def test_a_version_that_does_not_tell_its_server_name_is_taken(mas: FakeMas, admin: MasAdmin) -> None:
+    mas.answers["/api/admin/v1/site-config"] = lambda: web.Response(status=404, text="<html>")
+
+    assert await admin.find_user("alice") is None
+
+
 @pytest.mark.parametrize("server_name", ["other.example", None, 3])
 async def test_nothing_is_made_at_the_service_of_another_server(
     mas: FakeMas, admin: MasAdmin, server_name: object
