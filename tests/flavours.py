@@ -103,8 +103,8 @@ TUWUNEL = Flavour(
     has_jwt=True,
     lists_jwt=True,
     no_jwt=(401, "M_UNAUTHORIZED", "JWT login is not enabled."),
-    refused_jwt=(403, "M_FORBIDDEN", "Invalid JWT token: InvalidSignature"),
-    nobodys_jwt=(403, "M_FORBIDDEN", "Invalid JWT token: JSON error: missing field `sub` at line 1 column 34"),
+    refused_jwt=(403, "M_FORBIDDEN", "M_FORBIDDEN: Invalid JWT token: InvalidSignature"),
+    nobodys_jwt=(403, "M_FORBIDDEN", "M_FORBIDDEN: Invalid JWT token: JSON error: missing field `sub`"),
 )
 CONTINUWUITY = Flavour(
     "continuwuity",
