@@ -448,6 +448,16 @@ async def test_an_address_that_does_not_lead_to_the_login_of_mas_fails() -> None
     assert "an address that leads /login, /logout and /refresh to Matrix" in found["session method"].says
 
 
+async def test_mas_that_is_down_is_not_taken_for_the_homeserver() -> None:
+    async with running_mas() as mas, mas_sessions(mas) as sessions:
+        await mas.stop()
+        mas.homeserver.answers["/_matrix/client/v3/login"] = lambda: web.Response(status=502)
+        found = await examine_method(mas.homeserver, sessions)
+
+    assert verdicts(found, "fail") == {"session method"}
+    assert "no connection to Matrix Authentication Service" in found["session method"].says
+
+
 async def test_the_login_of_mas_fails_where_an_application_service_is_to_log_in() -> None:
     async with running_mas() as mas:
         found = await examine(mas.homeserver.url)
