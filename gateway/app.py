@@ -104,7 +104,14 @@ class Running:
         self._server = PublicServer(parts.router)
         parts.pool.free_files = self._server.close_idle
         self._loop = asyncio.get_running_loop()
-        self.health = Health(lasting.database, parts.homeserver, lasting.metrics, self._key_sets)
+        self.health = Health(
+            lasting.database,
+            parts.homeserver,
+            parts.session_method.asked,
+            lasting.metrics,
+            self._key_sets,
+            lasting.background,
+        )
         self.entrances = Entrances(self._server, self.health, lasting.background, handed)
 
     @property
@@ -138,7 +145,7 @@ class Running:
         self._parts = parts
         self._server.exchange_router(parts.router)
         parts.pool.free_files = self._server.close_idle
-        self.health.homeserver = parts.homeserver
+        self.health.use(parts.homeserver, parts.session_method.asked)
         await self.entrances.use(prepared)
         if parts.pool is not before.pool:
             await before.pool.close()

@@ -29,6 +29,11 @@ class ConfiguredMethod:
     mas: MasAdmin | None = None
     kept: KeptSessions | None = None
 
+    @property
+    def asked(self) -> SessionMethod | None:
+        """The method, if anybody logs in by a JWT."""
+        return self.method if self.in_use else None
+
     async def check(self) -> None:
         """Find out what homeserver it is, and say in the log where sessions can't be made before it.
 

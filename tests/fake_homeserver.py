@@ -58,6 +58,7 @@ class FakeHomeserver(FakeServer):
         self.refused: set[str] = set()  # tokens that have expired elsewhere
         self.hollow: dict[str, tuple[str, str]] = {}  # Dendrite's sessions of users who are not there
         self.jwt_seen: set[str] = set()
+        self.is_down = False  # its database is
         self.jwt_claims: dict[str, Any] | None = None  # what tokens must say; None: there is no JWT login
         # Of the service that the login was left to, where our address leads to both.
         self.compat_flows: list[dict[str, Any]] | None = None
@@ -89,6 +90,10 @@ class FakeHomeserver(FakeServer):
     def _answer(self, name: str, seen: Seen) -> web.Response:
         if seen.target in self.answers:
             return self.answers[seen.target]()
+        called = "asserted" if name == "whoami" and "user_id=" in seen.target else name
+        if self.is_down and called in self.flavour.down:
+            status, errcode, error = self.flavour.down[called]
+            return web.json_response({"errcode": errcode, "error": error}, status=status, headers=CORS)
         known = {
             ("POST", "register"): self._register,
             ("POST", "login"): self._login,

@@ -5,12 +5,14 @@ and Conduit were read in their sources.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 Refusal = tuple[int, str]
 
 _ANY = re.compile(r".*", re.DOTALL)
 GRAMMAR = re.compile(r"[0-9a-z_\-+=./]+")
+_FAILED = (500, "M_UNKNOWN", "Internal server error")
 _NOT_DIGITS = re.compile(r"(?![0-9]+$)[0-9a-z_\-+=./]+")
 
 
@@ -62,6 +64,11 @@ class Flavour:
     refused_jwt: tuple[int, str, str] = (403, "M_FORBIDDEN", "JWT validation failed: Signature verification failed")
     nobodys_jwt: tuple[int, str, str] = (403, "M_FORBIDDEN", "Invalid JWT")
     has_login: bool = True
+    # What calls are answered while its database is away (seen on Synapse, Dendrite, Palpo); "asserted": whoami in a
+    # user's name.
+    down: Mapping[str, tuple[int, str, str]] = field(
+        default_factory=lambda: dict.fromkeys(("register", "login", "profile", "available"), _FAILED), hash=False
+    )
 
 
 SYNAPSE = Flavour(
@@ -72,6 +79,7 @@ SYNAPSE = Flavour(
     hides_empty_profiles=True,
     reserved=None,
     names_by_localpart=True,
+    down=dict.fromkeys(("register", "login", "profile", "versions"), _FAILED),
     outside_namespace=(403, "M_FORBIDDEN"),
     ends_old=False,
     refreshes=True,
@@ -89,6 +97,12 @@ DENDRITE = Flavour(
     deactivated=None,
     locked=None,
     max_user_id=254,
+    down={
+        **dict.fromkeys(("register", "login", "available"), _FAILED),
+        "whoami": (500, "", ""),
+        "asserted": (403, "M_FORBIDDEN", "Forbidden: appservice has not registered this user"),
+        "profile": (404, "M_NOT_FOUND", "The user does not exist or does not have a profile"),
+    },
 )
 TUWUNEL = Flavour(
     "Tuwunel",
@@ -142,6 +156,11 @@ PALPO = Flavour(
     outside_error="User is not in appservice's namespace",
     folds_login_names=True,
     refreshes=None,
+    down={
+        **dict.fromkeys(("register", "login"), (400, "M_UNKNOWN", "unknown data error happened")),
+        "whoami": (400, "M_UNKNOWN", "Internal server error during authentication"),
+        "available": (502, "M_UNKNOWN", "pool: `Error occurred while creating a new object`"),
+    },
     has_jwt=True,
     lists_jwt=False,
     no_jwt=(400, "M_UNKNOWN", "JWT login is not enabled."),

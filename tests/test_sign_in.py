@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -414,6 +415,30 @@ async def test_another_spelling_of_the_login_path_is_one_where_the_homeserver_ta
         await until(lambda: bool(homeserver.to("/login")))
         await gateway.call("POST", path, body)
         assert [seen.target for seen in homeserver.seen][-1] == path
+
+
+@pytest.mark.parametrize("register_user", [True, False])
+@pytest.mark.parametrize("existing", ["link", "refuse"])
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_a_homeserver_without_its_database_refuses_nobody_for_good(
+    flavour: Flavour, existing: str, tmp_path: Path, *, register_user: bool
+) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "jwt": {"register_user": register_user},
+        "identity": {"existing_accounts": existing},
+    }
+    async with (
+        running_homeserver(flavour) as homeserver,
+        running_gateway(tmp_path, homeserver.url, **tables) as gateway,
+    ):
+        if not register_user:
+            homeserver.users["alice"] = User()
+        homeserver.is_down = True
+        answer = await gateway.log_in(mint())
+        assert (answer.status, answer.body["error"]) == (502, "The homeserver cannot be reached"), gateway.log
+        assert "not set up" not in gateway.log
+        homeserver.is_down = False
+        assert (await gateway.log_in(mint())).status == (200 if register_user or existing == "link" else 403)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)

@@ -58,6 +58,8 @@ class HomeserverKind:
     checks_sessions: bool = True
     # Users who are deactivated there get sessions that work, and nothing that can be asked tells who is one.
     hides_deactivated: bool = False
+    # Without its database it says of everybody that there is no such user; its own whoami fails then.
+    forgets_users: bool = False
     # The text, beside the errcodes of others, by which a login says that there is no such user.
     lost_user: str = ""
     # Of two logins of one device at once, one fails with 500, and not when it is made again.
@@ -96,6 +98,7 @@ DENDRITE: Final = HomeserverKind(
     _WHOAMI,
     tells_ghosts=True,
     hides_deactivated=True,
+    forgets_users=True,
     repeats_logins=True,
     max_user_id_bytes=254,
     probe=Probe.INVALID,

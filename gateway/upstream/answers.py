@@ -29,6 +29,10 @@ OWN_ANSWERS: Final = frozenset(
 _UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
 
 
+# What Palpo says with 400 M_UNKNOWN while its database is away.
+_FAILURES: Final = frozenset(("unknown data error happened", "Internal server error during authentication"))
+
+
 class HomeserverAnswered(Exception):
     """The homeserver refuses this user for a reason of its own; its answer goes to the client as it is."""
 
@@ -61,7 +65,7 @@ def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered |
         return HomeserverAnswered(reply)
     if reply.errcode == "M_INVALID_USERNAME":
         return Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
-    if reply.status >= 500:
+    if reply.status >= 500 or reply.error in _FAILURES:
         return Refused(
             Refusal.HOMESERVER_UNREACHABLE,
             reason=f"could not {doing}: the homeserver failed with {reply.status} {reply.errcode}",

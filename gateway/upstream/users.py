@@ -57,15 +57,18 @@ async def software(homeserver: Homeserver) -> tuple[str, str]:
 
 async def exists(homeserver: Homeserver, user_id: str) -> bool:
     """Say whether the homeserver has this user."""
-    known = homeserver.known
+    known, kind = homeserver.known, await kind_of(homeserver)
     if known.question is None:
-        known.question = await _true_question(homeserver, await kind_of(homeserver))
-    return await _QUESTIONS[known.question](homeserver, user_id)
+        known.question = await _true_question(homeserver, kind)
+    found = await _QUESTIONS[known.question](homeserver, user_id)
+    if not found and kind.forgets_users and homeserver.as_token:
+        await _check_as_token(homeserver)
+    return found
 
 
 async def _true_question(homeserver: Homeserver, kind: HomeserverKind) -> Existence:
     """Return the first question that says of a name which can't exist that it does not."""
-    nobody = homeserver.user_id(f"nobody-{secrets.token_hex(16)}")
+    nobody = _nobody(homeserver)
     failure: Refused | None = None
     for question in kind.existence:
         try:
@@ -97,6 +100,8 @@ async def _may_be_asserted(homeserver: Homeserver, user_id: str) -> bool:
     profile = await _profile(homeserver, user_id)
     if profile.status == 200:
         return True
+    if profile.status >= 500:
+        raise classified(profile, _ASKING)
     if not homeserver.as_token and profile.status == 404:
         return False
     whoami = await homeserver.call("GET", f"/_matrix/client/v3/account/whoami?user_id={quote(user_id, safe='')}")
@@ -145,6 +150,26 @@ _QUESTIONS: Final[dict[Existence, Callable[[Homeserver, str], Awaitable[bool]]]]
     Existence.WHOAMI: _may_be_asserted,
     Existence.AVAILABLE: _is_taken,
 }
+
+
+async def check_ready(homeserver: Homeserver) -> None:
+    """Ask whether the homeserver knows the `as_token` and can look for a user, as every login needs.
+
+    Raises `Refused` or `HomeserverAnswered`. `/versions` tells neither: Dendrite answers it without its database.
+    """
+    await _check_as_token(homeserver)
+    await exists(homeserver, _nobody(homeserver))
+
+
+async def _check_as_token(homeserver: Homeserver) -> None:
+    whoami = await homeserver.call("GET", "/_matrix/client/v3/account/whoami")
+    # tuwunel says M_NOT_FOUND until the sender of the registration has an account.
+    if whoami.status != 200 and whoami.errcode != "M_NOT_FOUND":
+        raise classified(whoami, "use the as_token")
+
+
+def _nobody(homeserver: Homeserver) -> str:
+    return homeserver.user_id(f"nobody-{secrets.token_hex(16)}")
 
 
 async def check_name(homeserver: Homeserver, localpart: str, *, exists: bool) -> None:
@@ -225,9 +250,11 @@ async def register(homeserver: Homeserver, localpart: str, client: tuple[Field, 
     if _is_reserved(reply):
         raise _reserved(localpart, reply)
     meant = classified(reply, "register the user")
-    if isinstance(meant, Refused) and reply.status >= 500 and not await _surely_lacks(homeserver, user_id, reply):
-        raise MaybeMade(meant.refusal, reason=meant.reason)
-    raise meant
+    if not isinstance(meant, Refused) or meant.refusal is not Refusal.HOMESERVER_UNREACHABLE:
+        raise meant
+    if await _surely_lacks(homeserver, user_id, reply):
+        raise meant
+    raise MaybeMade(meant.refusal, reason=meant.reason)
 
 
 async def _ask_to_register(homeserver: Homeserver, localpart: str, client: tuple[Field, ...]) -> Reply:

@@ -3,28 +3,45 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from aiohttp import web
 
 from gateway.errors import Refused
 from gateway.metrics import Metrics
 from gateway.storage.database import Database
+from gateway.tasks import Background
+from gateway.upstream.answers import HomeserverAnswered
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.users import kind_of
+
+# Seconds for which it is known what a login needs, and which the question for it may take.
+_KNOWN_FOR: Final = 5
+_LONGEST_QUESTION: Final = 10
 
 
 @dataclass(slots=True)
 class Health:
-    """Answers the questions of supervisors, load balancers and Prometheus; a reload exchanges `homeserver`.
+    """Answers the questions of supervisors, load balancers and Prometheus.
 
-    `key_sets` says "ok" or what is wrong with those that are fetched, "" where none is.
+    `key_sets` says "ok" or what is wrong with those that are fetched, "" where none is. `sessions` is None where
+    nobody logs in by a JWT.
     """
 
     database: Database
     homeserver: Homeserver
+    sessions: SessionMethod | None
     metrics: Metrics
     key_sets: Callable[[], str]
+    background: Background
     _stopping: bool = field(default=False, init=False)
+    _question: asyncio.Task[str] | None = field(default=None, init=False)
+    _asked_at: float = field(default=0.0, init=False)
+
+    def use(self, homeserver: Homeserver, sessions: SessionMethod | None) -> None:
+        """Ask these from now on."""
+        self.homeserver, self.sessions, self._question = homeserver, sessions, None
 
     def stop(self) -> None:
         """Be ready no more: who has a choice sends clients elsewhere."""
@@ -66,8 +83,29 @@ class Health:
     async def _homeserver(self) -> str:
         try:
             reply = await self.homeserver.versions()
-            if reply.status == 200:
-                await kind_of(self.homeserver)  # which is asked once, and was perhaps down at our start
+            if reply.status != 200:
+                return f"answers {reply.status}"
+            await kind_of(self.homeserver)  # which is asked once, and was perhaps down at our start
         except Refused as refused:
             return refused.reason
-        return "ok" if reply.status == 200 else f"answers {reply.status}"
+        return "ok" if self.sessions is None else await self._login(self.sessions)
+
+    async def _login(self, sessions: SessionMethod) -> str:
+        """Say what a login lacks behind the gateway, asked once for all who want to know at about the same time."""
+        now = asyncio.get_running_loop().time()
+        if self._question is None or (self._question.done() and now - self._asked_at >= _KNOWN_FOR):
+            self._question, self._asked_at = self.background.spawn(_lacking(sessions), "ready"), now
+        return await asyncio.shield(self._question)
+
+
+async def _lacking(sessions: SessionMethod) -> str:
+    try:
+        async with asyncio.timeout(_LONGEST_QUESTION):
+            await sessions.check_ready()
+    except TimeoutError:
+        return f"takes more than {_LONGEST_QUESTION} s to say what a login needs"
+    except Refused as refused:
+        return refused.reason
+    except HomeserverAnswered as answered:  # as where it limits us: it works
+        return "ok" if answered.status == 429 else f"answers {answered} to the gateway itself"
+    return "ok"

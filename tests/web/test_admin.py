@@ -1,20 +1,27 @@
 """Health and metrics on their own listener."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from gateway.logs import LogSettings, get_logger
 from gateway.metrics import Metrics
 from gateway.storage.database import DatabaseSettings, open_database
+from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
 from gateway.web.admin import Health
 from tests.beside import change
-from tests.fake_homeserver import FakeHomeserver
+from tests.fake_homeserver import FakeHomeserver, Fault, running_homeserver
+from tests.fake_mas import running_mas
+from tests.flavours import FLAVOURS, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME, running_gateway
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -32,7 +39,92 @@ async def ask(url: str) -> tuple[int, dict[str, str]]:
 async def test_a_gateway_that_can_do_its_work_is_ready(health: str, homeserver: FakeHomeserver) -> None:
     assert await ask(f"{health}/live") == (200, {"status": "ok"})
     assert await ask(f"{health}/ready") == (200, {"status": "ok", "database": "ok", "homeserver": "ok"})
-    assert all(not seen.values("authorization") for seen in homeserver.seen)
+    assert (homeserver.users, homeserver.registered) == ({}, 0)
+
+
+async def answered(directory: Path, url: str, port: int, **tables: Any) -> tuple[int, dict[str, str]]:
+    """Ask a gateway before a homeserver once whether it is ready."""
+    server = {"admin_listen": f"127.0.0.1:{port}"}
+    async with running_gateway(directory, url, server=server, **tables):
+        return await ask(f"http://127.0.0.1:{port}/health/ready")
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_it_is_ready_before_every_homeserver_and_leaves_nothing_there(
+    flavour: Flavour, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        assert (await answered(tmp_path, homeserver.url, unused_tcp_port))[1]["homeserver"] == "ok"
+        assert (homeserver.users, homeserver.sessions) == ({}, {})
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_an_as_token_that_is_refused_makes_it_unready(
+    flavour: Flavour, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    session = {"as_token": "another-which-the-homeserver-has-not"}
+    async with running_homeserver(flavour) as homeserver:
+        status, parts = await answered(tmp_path, homeserver.url, unused_tcp_port, session=session)
+        off = await answered(tmp_path, homeserver.url, unused_tcp_port, session=session, jwt={"enable": False})
+
+    assert (status, parts["database"]) == (503, "ok")
+    assert parts["homeserver"].startswith("could not use the as_token: the homeserver answered 401 M_UNKNOWN_TOKEN")
+    assert off == (200, {"status": "ok", "database": "ok", "homeserver": "ok"})  # nobody logs in by it
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+async def test_a_homeserver_without_its_database_makes_it_unready(
+    flavour: Flavour, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        homeserver.is_down = True
+        status, parts = await answered(tmp_path, homeserver.url, unused_tcp_port)
+
+    assert (status, parts["database"]) == (503, "ok")
+    assert "as_token" not in parts["homeserver"] or "failed" in parts["homeserver"]
+
+
+async def test_what_a_login_needs_is_asked_once_for_many(health: str, homeserver: FakeHomeserver) -> None:
+    homeserver.faults["whoami"] = Fault(wait=asyncio.Event(), breaks="head", times=9)
+    asked = [asyncio.create_task(ask(f"{health}/ready")) for _ in range(20)]
+    await until(lambda: len(homeserver.to("/versions")) == 20)
+    assert homeserver.faults["whoami"].wait is not None
+    homeserver.faults["whoami"].wait.set()
+    assert {status for status, _ in await asyncio.gather(*asked)} == {503}
+    assert len(homeserver.to("/whoami")) <= 2  # one is repeated on another connection
+    assert (await ask(f"{health}/ready"))[0] == 503  # as is known for a moment
+
+
+async def test_a_limit_of_the_homeservers_is_no_failure(health: str, homeserver: FakeHomeserver) -> None:
+    homeserver.faults["whoami"] = Fault((429, "M_LIMIT_EXCEEDED"), {"retry_after_ms": 60000})
+
+    assert (await ask(f"{health}/ready"))[0] == 200
+
+
+async def test_a_reload_asks_by_the_new_token(
+    tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int
+) -> None:
+    server = {"admin_listen": f"127.0.0.1:{unused_tcp_port}"}
+    ready = f"http://127.0.0.1:{unused_tcp_port}/health/ready"
+    async with running_gateway(tmp_path, homeserver.url, server=server) as gateway:
+        assert (await ask(ready))[0] == 200
+        path = gateway.configuration.path
+        path.write_text(path.read_text().replace(AS_TOKEN, AS_TOKEN[::-1] + "x"))
+        assert await gateway.running.reload() == ""
+        assert (await ask(ready))[0] == 503
+
+
+async def test_matrix_authentication_service_belongs_to_what_a_login_needs(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    async with running_mas() as mas:
+        tables = {"session": mas.settings}
+        assert (await answered(tmp_path, mas.homeserver.url, unused_tcp_port, **tables))[0] == 200
+        await mas.stop()
+        status, parts = await answered(tmp_path, mas.homeserver.url, unused_tcp_port, **tables)
+
+    assert (status, parts["database"]) == (503, "ok")
+    assert parts["homeserver"].startswith("no connection to Matrix Authentication Service")
 
 
 async def test_without_its_homeserver_it_lives_and_is_not_ready(health: str, homeserver: FakeHomeserver) -> None:
@@ -56,7 +148,9 @@ async def test_key_sets_are_a_part_where_some_are_fetched(tmp_path: Path, homese
     pool = Pool(PoolSettings(url=homeserver.url))
     settings = DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db")
     async with open_database(settings) as database:
-        health = Health(database, Homeserver(pool, SERVER_NAME, AS_TOKEN), Metrics(), lambda: said.pop(0))
+        homeserver_of_ours = Homeserver(pool, SERVER_NAME, AS_TOKEN)
+        background = Background(get_logger(LogSettings()))
+        health = Health(database, homeserver_of_ours, None, Metrics(), lambda: said.pop(0), background)
         runner = web.ServerRunner(web.Server(health))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -138,5 +138,8 @@ class SessionMethod(Protocol):
     async def end_all(self, localpart: str) -> bool:
         """End every session of a user, False when there is no such user; raises also when one may go on."""
 
+    async def check_ready(self) -> None:
+        """Ask for what a login needs, and make nothing; raises `Refused` or `HomeserverAnswered` where it lacks."""
+
     async def misfit(self) -> str:
         """Say why this can't work before this homeserver, "" when nothing speaks against it; leaves no trace."""

@@ -13,7 +13,7 @@ from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
-from gateway.upstream.users import check_name, check_not_own, exists, is_of_user, kind_of, register
+from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, kind_of, register
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class AppserviceSessions:
     async def end_all(self, localpart: str) -> bool:
         """End the sessions in the user's name."""
         return await end_sessions(self.homeserver, self.homeserver.user_id(localpart))
+
+    async def check_ready(self) -> None:
+        """Ask the homeserver."""
+        await check_ready(self.homeserver)
 
     async def misfit(self) -> str:
         """Say so where the homeserver has left login to another server."""

@@ -20,7 +20,7 @@ from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionSettings, UnknownUser, Wanted
-from gateway.upstream.users import check_name, check_not_own, exists, is_of_user, kind_of
+from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, kind_of
 
 LOGIN_TYPE: Final = "org.matrix.login.jwt"
 # The types by which homeservers take a JWT, the old one too, whichever of them the gateway takes.
@@ -102,6 +102,11 @@ class JwtSessions:
                 reason="to end sessions the gateway has to be an application service; set [session] as_token",
             )
         return await end_sessions(self.homeserver, self.homeserver.user_id(localpart))
+
+    async def check_ready(self) -> None:
+        """Ask the homeserver, which shows without an `as_token` no more than that it answers."""
+        if self.homeserver.as_token:
+            await check_ready(self.homeserver)
 
     async def misfit(self) -> str:
         """Look for the login, and try a token that is nobody's, so that no session can come of it."""

@@ -114,6 +114,10 @@ class MasSessions:
         """End the sessions of every kind there."""
         return await self.admin.end_all(localpart)
 
+    async def check_ready(self) -> None:
+        """Ask the service for a user."""
+        await self.admin.find_user(_PROBE)
+
     async def misfit(self) -> str:
         """Say so where the admin API does not let us in, or the homeserver's address does not lead to its login."""
         try:
