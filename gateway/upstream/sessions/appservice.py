@@ -1,9 +1,7 @@
 """A session by the application service login (client-server specification, 'm.login.application_service')."""
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import ClassVar
-from weakref import WeakValueDictionary
 
 from gateway.core.headers import Field
 from gateway.core.homeserver_kinds import HomeserverKind
@@ -13,6 +11,7 @@ from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
+from gateway.upstream.sessions.devices_in_turn import DevicesInTurn
 from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, kind_of, register
 
 
@@ -22,10 +21,7 @@ class AppserviceSessions:
 
     homeserver: Homeserver
     makes_accounts: ClassVar[bool] = False
-    # By user and device: two sessions of one device at once leave a second one on tuwunel 1.4, and fail on Dendrite.
-    _opening: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(
-        default_factory=WeakValueDictionary, repr=False, compare=False
-    )
+    _devices: DevicesInTurn = field(default_factory=DevicesInTurn, repr=False, compare=False)
 
     def check(self, request: LoginRequest) -> None:
         """Take every login."""
@@ -52,9 +48,7 @@ class AppserviceSessions:
         """Return the homeserver's answer with the session; of one device one after the other."""
         kind = await kind_of(self.homeserver)
         check_not_own(kind, wanted.localpart)
-        if not (device_id := wanted.request.device_id):
-            return await self._open(wanted, kind)
-        async with self._opening.setdefault((wanted.localpart, device_id), asyncio.Lock()):
+        async with self._devices.turn(wanted):
             return await self._open(wanted, kind)
 
     async def _open(self, wanted: Wanted, kind: HomeserverKind) -> Reply:

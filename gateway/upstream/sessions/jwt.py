@@ -7,7 +7,7 @@ made counts as there. Without an `as_token` only the public profile tells, and n
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from gateway.core.headers import Field
@@ -20,6 +20,7 @@ from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionSettings, UnknownUser, Wanted
+from gateway.upstream.sessions.devices_in_turn import DevicesInTurn
 from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, kind_of
 
 LOGIN_TYPE: Final = "org.matrix.login.jwt"
@@ -45,6 +46,7 @@ class JwtSessions:
     secret: str
     now: Callable[[], float]
     makes_accounts: ClassVar[bool] = True
+    _devices: DevicesInTurn = field(default_factory=DevicesInTurn, repr=False, compare=False)
 
     def check(self, request: LoginRequest) -> None:
         """Take every login."""
@@ -74,9 +76,13 @@ class JwtSessions:
         return not await self.exists(localpart)
 
     async def open(self, wanted: Wanted) -> Reply:
-        """Return the homeserver's answer with the session."""
+        """Return the homeserver's answer with the session; of one device one after the other."""
         kind = await kind_of(self.homeserver)
         check_not_own(kind, wanted.localpart)
+        async with self._devices.turn(wanted):
+            return await self._open(wanted, kind)
+
+    async def _open(self, wanted: Wanted, kind: HomeserverKind) -> Reply:
         if not wanted.may_make and self.homeserver.as_token and not await self.exists(wanted.localpart):
             raise UnknownUser(Reply(404, [], b""))  # the homeserver lost it, and would make it again
         token = self._token(wanted.localpart, wanted.display_name, self.now())

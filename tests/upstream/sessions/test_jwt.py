@@ -1,5 +1,6 @@
 """A session by the homeserver's own JWT login: what the token says, and what the answers mean."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -52,6 +53,15 @@ async def test_a_session_is_opened_and_makes_the_account(flavour: Flavour) -> No
         reply = await sessions.open(Wanted("alice", LOGIN))
         assert fake.sessions[reply.json()["access_token"]] == ALICE
         assert not await sessions.register("alice")
+
+
+@WITH_JWT
+async def test_sessions_of_one_device_at_once_are_opened_one_after_the_other(flavour: Flavour) -> None:
+    wanted = Wanted("alice", LoginRequest("token", device_id="PHONE"))
+    async with sessions_on(flavour) as (sessions, fake):
+        replies = await asyncio.gather(*(sessions.open(wanted) for _ in range(5)))
+        assert {reply.status for reply in replies} == {200}
+        assert ALICE in fake.sessions.values()
 
 
 async def test_a_token_is_the_homeservers_and_good_for_a_minute() -> None:
