@@ -159,7 +159,9 @@ class FakeHomeserver(FakeServer):
                 raise _Refused((403, "M_FORBIDDEN"), "Invalid username or password")
         elif body.get("type") == "m.login.application_service":
             self._check_appservice(seen, self.flavour.bad_token)
-            name = body["identifier"]["user"]
+            name, _, server = body["identifier"]["user"].removeprefix("@").partition(":")
+            if server not in {"", SERVER_NAME}:
+                raise _Refused((400, "M_UNKNOWN"), "User ID does not belong to this homeserver")
             if self.flavour.folds_login_names:
                 name = name.lower()
             if not self._is_ours(name):
@@ -289,7 +291,9 @@ class FakeHomeserver(FakeServer):
         user_id = asserted or f"@_login_gateway:{SERVER_NAME}"
         name = user_id[1:].partition(":")[0]
         if asserted and name not in self.users and not self.flavour.whoami_knows_all:
-            raise _Refused((403, "M_FORBIDDEN"))
+            raise _Refused(self.flavour.whoami_nobody)
+        if not asserted and self.flavour.no_sender and name not in self.users:
+            raise _Refused(self.flavour.no_sender)
         device_id = self.flavour.devices[bool(asserted)]
         return self._json({"user_id": user_id, **({"device_id": device_id} if device_id else {})})
 

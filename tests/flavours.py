@@ -39,6 +39,9 @@ class Flavour:
     max_user_id: int = 255
     told_by: str = "/_matrix/federation/v1/version"
     names: re.Pattern[str] = GRAMMAR
+    # Whoami of the as_token, before there is an account of the sender's; and in the name of nobody.
+    no_sender: Refusal | None = None
+    whoami_nobody: Refusal = (403, "M_FORBIDDEN")
     whoami_makes_users: bool = False
     whoami_knows_all: bool = False
     hides_empty_profiles: bool = False
@@ -110,13 +113,14 @@ TUWUNEL = Flavour(
     needs_password=True,
     own_localparts=frozenset(("conduit",)),
     tells_guests=True,
-    checks_login_names=True,
+    no_sender=(404, "M_NOT_FOUND"),
+    whoami_nobody=(404, "M_NOT_FOUND"),
     told_by="/_tuwunel/server_version",
     deactivated=None,
     refreshes=True,
     has_jwt=True,
     lists_jwt=True,
-    no_jwt=(401, "M_UNAUTHORIZED", "JWT login is not enabled."),
+    no_jwt=(401, "M_UNAUTHORIZED", "M_UNAUTHORIZED: JWT login is not enabled."),
     refused_jwt=(403, "M_FORBIDDEN", "M_FORBIDDEN: Invalid JWT token: InvalidSignature"),
     nobodys_jwt=(403, "M_FORBIDDEN", "M_FORBIDDEN: Invalid JWT token: JSON error: missing field `sub`"),
 )

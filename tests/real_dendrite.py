@@ -90,17 +90,6 @@ class RealDendrite(RealSynapse):
         answer = await self.call("GET", f"/_matrix/client/v3/register/available?username={localpart}")
         return answer.outcome == (400, "M_USER_IN_USE")
 
-    async def deactivate_by(self, localpart: str, password: str) -> None:
-        """Deactivate an account as its user does."""
-        identifier = {"type": "m.id.user", "user": localpart}
-        proof = {"type": "m.login.password", "identifier": identifier, "user": localpart, "password": password}
-        session = await self.call("POST", "/_matrix/client/v3/login", body=proof)
-        assert session.status == 200, session
-        body = {"auth": proof, "erase": False}
-        token = session.body["access_token"]
-        answer = await self.call("POST", "/_matrix/client/v3/account/deactivate", token, body)
-        assert answer.status == 200, answer
-
 
 @contextlib.contextmanager
 def running_dendrite(directory: Path, program: Path, **client_api: Any) -> Iterator[RealDendrite]:

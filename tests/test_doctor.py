@@ -144,6 +144,17 @@ async def test_a_wrong_as_token_fails_and_the_server_name_is_seen_all_the_same(h
 
 
 @pytest.mark.parametrize("flavour", PROBED, ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("name", [SERVER_NAME, "example.com"])
+async def test_the_server_name_is_seen_where_federation_is_off(flavour: Flavour, name: str) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        homeserver.answers["/_matrix/key/v2/server"] = lambda: web.Response(status=404)
+        found = await examine(homeserver.url, server_name=name)
+
+        assert (found["server name"].verdict == "pass") is (name == SERVER_NAME)
+        assert (homeserver.users, homeserver.sessions) == ({}, {})
+
+
+@pytest.mark.parametrize("flavour", PROBED, ids=lambda flavour: flavour.name)
 async def test_the_token_of_a_users_device_is_no_as_token(flavour: Flavour) -> None:
     async with running_homeserver(flavour) as homeserver:
         homeserver.users["alice"] = User("A")

@@ -15,7 +15,7 @@ from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.jwt import JwtSessions, own_jwt_logins
-from gateway.upstream.users import software
+from gateway.upstream.users import server_name, software
 
 # A difference of clocks that well-kept machines do not have, in seconds.
 _NOTABLE_DIFFERENCE: Final = 5
@@ -93,7 +93,7 @@ class _Examination:
         """Return what each question showed; raises `Refused` where the homeserver goes away."""
         found = [self._known()]
         whoami = await self.homeserver.call("GET", "/_matrix/client/v3/account/whoami")
-        found += [await self._server_name(whoami), await self._paths()]
+        found += [await self._server_name(), await self._paths()]
         if self.homeserver.as_token:
             found.append(await self._as_token(whoami))
         accepted = found[-1].verdict == "pass"
@@ -122,20 +122,23 @@ class _Examination:
         mend = "nothing to do; it is treated with the care that an unknown one needs"
         return Finding("software", "warn", "the homeserver does not say which software it is", mend)
 
-    async def _server_name(self, whoami: Reply) -> Finding:
+    async def _server_name(self) -> Finding:
         name = "server name"
         ours = self.homeserver.server_name
-        user_id = whoami.json().get("user_id")
-        if whoami.status == 200 and isinstance(user_id, str):
-            theirs: object = user_id.partition(":")[2]
-        else:
-            theirs = (await self.homeserver.ask("/_matrix/key/v2/server")).json().get("server_name")
-        if not isinstance(theirs, str):
-            return Finding(name, "warn", "can't be seen before the as_token is accepted", "mend that first")
+        # tuwunel with federation off, before the sender has an account: only a login by the whole id of nobody tells.
+        theirs = await server_name(self.homeserver) or (ours if await self._has(ours) else "")
+        if not theirs:
+            mend = "mend that first; else see that server_name is the homeserver's own"
+            return Finding(name, "warn", "can't be seen before the as_token is accepted", mend)
         if theirs != ours:
             says = f"the homeserver is {theirs}, and server_name is {ours}"
             return Finding(name, "fail", says, f'set [homeserver] server_name = "{theirs}", or url to that of {ours}')
         return Finding(name, "pass", ours)
+
+    async def _has(self, server: str) -> bool:
+        if self._kind.probe is not Probe.UNKNOWN or not self.homeserver.as_token:
+            return False
+        return self._is_inside(await self.homeserver.log_in(f"@{self._probe('')}:{server}", {}))
 
     async def _paths(self) -> Finding:
         """Compare the answers for a user id with a slash in it, percent-encoded and not."""

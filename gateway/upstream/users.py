@@ -28,8 +28,8 @@ async def kind_of(homeserver: Homeserver) -> HomeserverKind:
     known = homeserver.known
     if known.kind is None:
         name, _ = await software(homeserver)
-        theirs = (await homeserver.ask("/_matrix/key/v2/server")).json().get("server_name")
-        if isinstance(theirs, str) and theirs != homeserver.server_name:
+        theirs = await server_name(homeserver)
+        if theirs and theirs != homeserver.server_name:
             raise Refused(
                 Refusal.HOMESERVER_REFUSES_GATEWAY,
                 reason=f"the homeserver is {theirs}: server_name must be the homeserver's own",
@@ -53,6 +53,15 @@ async def software(homeserver: Homeserver) -> tuple[str, str]:
             version = said.get("version")
             return name, version if isinstance(version, str) else ""
     return "", ""
+
+
+async def server_name(homeserver: Homeserver) -> str:
+    """Return the name that the homeserver says it has, "" where it says none."""
+    told = (await homeserver.ask("/_matrix/key/v2/server")).json().get("server_name")
+    if not isinstance(told, str) and homeserver.as_token:  # federation is off
+        user_id = (await homeserver.call("GET", "/_matrix/client/v3/account/whoami")).json().get("user_id")
+        told = user_id.partition(":")[2] if isinstance(user_id, str) else ""
+    return told if isinstance(told, str) else ""
 
 
 async def exists(homeserver: Homeserver, user_id: str) -> bool:

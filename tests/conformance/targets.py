@@ -217,7 +217,7 @@ class OfDendrite:
         """Dendrite has no such thing, and its flavour says so."""
 
     async def deactivate(self, localpart: str) -> None:
-        await self.dendrite.deactivate_by(localpart, PASSWORD)
+        await deactivate_by_password(self.dendrite, localpart)
 
     async def user_of(self, token: str) -> str | None:
         user_id: str | None = (await self.dendrite.whoami(token)).body.get("user_id")
@@ -236,7 +236,7 @@ class OfDendrite:
 
 @dataclass
 class Anybodys:
-    """Somebody's own homeserver, of which the users can't be locked or deactivated from outside."""
+    """Somebody's own homeserver, of which the users can't be locked from outside."""
 
     homeserver: AnybodysHomeserver
 
@@ -258,7 +258,7 @@ class Anybodys:
         pytest.skip(f"{localpart} can't be locked from outside")
 
     async def deactivate(self, localpart: str) -> None:
-        pytest.skip(f"{localpart} can't be deactivated from outside")
+        await deactivate_by_password(self.homeserver, localpart)
 
     async def user_of(self, token: str) -> str | None:
         user_id: str | None = (await self.homeserver.whoami(token)).body.get("user_id")
@@ -308,6 +308,18 @@ class AnybodysBehindMas(Anybodys):
 
     async def deactivate(self, localpart: str) -> None:
         assert (await self._admin("POST", f"users/{await self._id(localpart)}/deactivate", {})).status == 200
+
+
+async def deactivate_by_password(homeserver: RealSynapse, localpart: str) -> None:
+    """Deactivate an account that `add` made, as its user does."""
+    identifier = {"type": "m.id.user", "user": localpart}
+    proof = {"type": "m.login.password", "identifier": identifier, "user": localpart, "password": PASSWORD}
+    token = (await homeserver.call("POST", "/_matrix/client/v3/login", body=proof)).body["access_token"]
+    target = "/_matrix/client/v3/account/deactivate"
+    asked = await homeserver.call("POST", target, token, {})
+    body = {"auth": {**proof, "session": asked.body.get("session")}, "erase": False}
+    answer = await homeserver.call("POST", target, token, body)
+    assert answer.status == 200, answer
 
 
 async def devices_of(homeserver: RealSynapse, token: str) -> set[str]:
