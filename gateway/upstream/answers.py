@@ -63,7 +63,8 @@ def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered |
     """
     if reply.errcode in OWN_ANSWERS:
         return HomeserverAnswered(reply)
-    if reply.errcode == "M_INVALID_USERNAME":
+    # The latter where the name is among tuwunel's `forbidden_usernames`.
+    if reply.errcode == "M_INVALID_USERNAME" or reply.error.endswith("Username is forbidden"):
         return Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
     if reply.status >= 500 or reply.error in _FAILURES:
         return Refused(

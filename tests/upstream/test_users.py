@@ -1,5 +1,6 @@
 """The Matrix calls that the gateway makes itself, on every kind of homeserver."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -159,6 +160,14 @@ def test_what_concerns_the_user_goes_to_the_user_whatever_its_status(status: int
     meant = classified(reply(status, errcode), "ask")
     assert isinstance(meant, HomeserverAnswered)
     assert meant.reply.status == status
+
+
+def test_a_name_that_the_homeservers_operator_forbids_is_the_users_business() -> None:
+    """The answer of tuwunel where the name fits its `forbidden_usernames`."""
+    said = {"errcode": "M_FORBIDDEN", "error": "M_FORBIDDEN: Username is forbidden"}
+    meant = classified(Reply(403, [], json.dumps(said).encode()), "register the user")
+    assert isinstance(meant, Refused)
+    assert meant.refusal is Refusal.BAD_LOCALPART
 
 
 @pytest.mark.parametrize(
