@@ -77,8 +77,10 @@ class HomeserverKind:
     probe: Probe = Probe.NONE
     # Paths are matched as they come: another spelling of a path is another path.
     keeps_paths: bool = False
-    # Paths are matched decoded, without empty segments (`routing.may_mean_login`).
+    # Paths are matched decoded, without empty segments.
     cleans_paths: bool = False
+    # What stands behind a `#` is left out, which a request target does not have (RFC 9112 3.2).
+    cuts_fragments: bool = False
 
 
 _WHOAMI: Final = (Existence.WHOAMI,)
@@ -113,6 +115,7 @@ PALPO: Final = HomeserverKind(
     leaves_devices=True,
     own_localparts=frozenset(("palpo",)),
     cleans_paths=True,
+    cuts_fragments=True,
     refreshes=False,  # 120 s, unless `refresh_token_ttl` says more
     probe=Probe.UNKNOWN,
 )
@@ -122,6 +125,7 @@ TUWUNEL: Final = HomeserverKind(
     lists_jwt_login=False,  # always, up to 1.4.6
     probe=Probe.UNKNOWN,
     keeps_paths=True,
+    cuts_fragments=True,
 )
 CONTINUWUITY: Final = HomeserverKind("continuwuity", own_localparts=_CONDUIT, probe=Probe.UNKNOWN)
 CONDUIT: Final = HomeserverKind("Conduit", own_localparts=_CONDUIT)

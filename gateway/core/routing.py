@@ -1,11 +1,12 @@
 """The paths that are ours: compared with the raw, undecoded request path, never with a cleaned one.
 
-Homeservers match their paths undecoded too, but for some (`HomeserverKind.cleans_paths`): there, another spelling of
-the login path is a login path.
+Homeservers match their paths undecoded too, but for some: there, another spelling of the login path is a login path.
 """
 
 from typing import Final
 from urllib.parse import unquote
+
+from gateway.core.homeserver_kinds import HomeserverKind
 
 _VERSIONS: Final = ("v3", "r0", "unstable", "api/v1")
 LOGIN_PATHS: Final = frozenset(f"/_matrix/client/{version}/login" for version in _VERSIONS)
@@ -21,12 +22,15 @@ _LONGEST_END: Final = 15
 _MOST_SEGMENTS: Final = 5
 
 
-def may_mean_login(path: str) -> bool:
-    """Say whether a homeserver that cleans paths could take this one, raw and undecoded, for its login path.
+def means_login(path: str, kind: HomeserverKind) -> bool:
+    """Say whether a homeserver of this kind takes a path, raw and undecoded, for its login path."""
+    if kind.cuts_fragments:
+        path = path.partition("#")[0]
+    return path in LOGIN_PATHS or (kind.cleans_paths and _means_login_cleaned(path))
 
-    It takes each segment decoded, and drops empty ones and what stands behind a `#` (seen on Palpo).
-    """
-    path = path.partition("#")[0].rstrip("/")
+
+def _means_login_cleaned(path: str) -> bool:
+    path = path.rstrip("/")
     # Few paths end so: the rest is not looked at for the others.
     if unquote(path[-_LONGEST_END:])[-5:] != "login":
         return False

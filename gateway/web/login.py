@@ -11,7 +11,7 @@ from gateway.core.flows import add_flows
 from gateway.core.framing import content_length
 from gateway.core.headers import client_address, to_homeserver
 from gateway.core.login_request import PASTED_TYPE, LoginRequest, PastedToken, parse_login
-from gateway.core.routing import may_mean_login
+from gateway.core.routing import means_login
 from gateway.errors import Refusal, Refused
 from gateway.http.messages import Request
 from gateway.logs import Logger
@@ -63,7 +63,7 @@ class Login:
     def is_login_path(self, path: str) -> bool:
         """Say whether the homeserver takes another spelling of its login path for it."""
         kind = self.known.kind
-        return kind is not None and kind.cleans_paths and may_mean_login(path)
+        return kind is not None and means_login(path, kind)
 
     async def log_in(self, exchange: Exchange) -> Reply | Relay:
         """Answer a JWT login; any other body goes to the homeserver, the same octets."""

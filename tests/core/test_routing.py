@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.routing import LOGIN_PATHS, LOGOUT_ALL_PATHS, LOGOUT_PATHS, may_mean_login
+from gateway.core.homeserver_kinds import DENDRITE, PALPO, SYNAPSE, TUWUNEL, HomeserverKind
+from gateway.core.routing import LOGIN_PATHS, LOGOUT_ALL_PATHS, LOGOUT_PATHS, means_login
 
 
 def test_each_path_has_the_four_versions_that_clients_use() -> None:
@@ -33,8 +34,15 @@ def test_no_path_has_what_ends_a_path(path: str) -> None:
         "/" * 9000 + "_matrix/client/v3/%6Cogin" + "/" * 9000,
     ],
 )
-def test_a_path_that_palpo_takes_for_its_login_path_may_mean_login(path: str) -> None:
-    assert may_mean_login(path)
+def test_a_path_that_palpo_takes_for_its_login_path_means_login_there(path: str) -> None:
+    assert means_login(path, PALPO)
+    assert not means_login(path, SYNAPSE)
+
+
+@pytest.mark.parametrize("kind", [TUWUNEL, PALPO, SYNAPSE, DENDRITE], ids=lambda kind: kind.name)
+def test_what_stands_behind_a_number_sign_is_left_out_where_the_homeserver_does_so(kind: HomeserverKind) -> None:
+    assert means_login("/_matrix/client/v3/login#x", kind) is (kind in {TUWUNEL, PALPO})
+    assert not means_login("/#/_matrix/client/v3/login", kind)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +65,10 @@ def test_a_path_that_palpo_takes_for_its_login_path_may_mean_login(path: str) ->
     ],
 )
 def test_a_path_that_it_does_not_take_for_that_does_not(path: str) -> None:
-    assert not may_mean_login(path)
+    assert not means_login(path, PALPO)
 
 
 @given(st.text())
 def test_any_path_means_login_or_not(path: str) -> None:
-    assert may_mean_login(f"/_matrix/client/v3/login/{path}") in {True, False}
-    assert may_mean_login(path) in {True, False}
+    assert means_login(f"/_matrix/client/v3/login/{path}", PALPO) in {True, False}
+    assert means_login(path, PALPO) in {True, False}
