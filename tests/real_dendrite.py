@@ -5,8 +5,6 @@ Rule: a test makes users of its own and changes nothing of others; `lose_users` 
 
 import base64
 import contextlib
-import hashlib
-import hmac
 import json
 import os
 import secrets
@@ -22,16 +20,7 @@ import pytest
 
 from tests.benchmarks.processes import NotStarted, free_port, running, until_answers
 from tests.flavours import DENDRITE, Flavour
-from tests.real_synapse import (
-    AS_TOKEN,
-    BRIDGE_REGISTRATION,
-    NARROW_REGISTRATION,
-    REGISTRATION,
-    SERVER_NAME,
-    SHARED_SECRET,
-    Answer,
-    RealSynapse,
-)
+from tests.real_synapse import AS_TOKEN, SERVER_NAME, SHARED_SECRET, RealSynapse, write_registrations
 
 _PROGRAM: Final = "github.com/matrix-org/dendrite/cmd/dendrite@v0.13.8"
 _BUILD_LIMIT: Final = 900  # seconds; 100 are usual, from empty caches
@@ -77,19 +66,6 @@ class RealDendrite(RealSynapse):
 
     flavour: Flavour = DENDRITE
 
-    async def make_user(self, localpart: str, password: str) -> Answer:
-        """Make an ordinary account with a password."""
-        target = "/_synapse/admin/v1/register"
-        nonce: str = (await self.call("GET", target)).body["nonce"]
-        text = f"{nonce}\0{localpart}\0{password}\0notadmin"
-        mac = hmac.new(SHARED_SECRET.encode(), text.encode(), hashlib.sha1).hexdigest()
-        body = {"nonce": nonce, "username": localpart, "password": password, "admin": False, "mac": mac}
-        return await self.call("POST", target, body=body)
-
-    async def exists(self, localpart: str) -> bool:
-        answer = await self.call("GET", f"/_matrix/client/v3/register/available?username={localpart}")
-        return answer.outcome == (400, "M_USER_IN_USE")
-
 
 @contextlib.contextmanager
 def running_dendrite(directory: Path, program: Path, **client_api: Any) -> Iterator[RealDendrite]:
@@ -110,9 +86,6 @@ def _in(directory: Path, command: list[str]) -> list[str]:
 
 
 def _settings(directory: Path, client_api: Mapping[str, Any]) -> dict[str, Any]:
-    registrations = (REGISTRATION, NARROW_REGISTRATION, BRIDGE_REGISTRATION)
-    for registration in registrations:
-        (directory / f"{registration['id']}.yaml").write_text(json.dumps(registration))
     key = directory / "key.pem"
     if not key.exists():
         seed = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -132,7 +105,7 @@ def _settings(directory: Path, client_api: Mapping[str, Any]) -> dict[str, Any]:
             "jetstream": {"in_memory": True, "storage_path": "."},
             "report_stats": {"enabled": False},
         },
-        "app_service_api": {"config_files": [f"{each['id']}.yaml" for each in registrations]},
+        "app_service_api": {"config_files": [path.name for path in write_registrations(directory)]},
         "client_api": {
             "registration_disabled": True,
             "registration_shared_secret": SHARED_SECRET,

@@ -28,52 +28,44 @@ from tests.synapse_limits import RATE_LIMITS_OFF
 
 SERVER_NAME = "example.org"
 AS_TOKEN = "a5" * 32
-HS_TOKEN = "b6" * 32
 SHARED_SECRET = "c7" * 32
+PASSWORD = "a password of 8 or more"  # of the users that are made past the gateway
 
-REGISTRATION = {
-    "id": "matrix-login-gateway",
-    "url": None,
-    "as_token": AS_TOKEN,
-    "hs_token": HS_TOKEN,
-    "sender_localpart": "_login_gateway",
-    "rate_limited": False,
-    "namespaces": {
-        "users": [{"exclusive": False, "regex": r"^@.*:example\.org$"}],
-        "aliases": [],
-        "rooms": [],
-    },
-}
+
+def _registration(name: str, as_token: str, sender: str, names: str, *, exclusive: bool = False) -> dict[str, Any]:
+    return {
+        "id": name,
+        "url": None,
+        "as_token": as_token,
+        "hs_token": as_token[::-1],  # not used, but required
+        "sender_localpart": sender,
+        "rate_limited": False,
+        "namespaces": {
+            "users": [{"exclusive": exclusive, "regex": rf"^@{names}:example\.org$"}],
+            "aliases": [],
+            "rooms": [],
+        },
+    }
+
 
 # As an operator writes it who thinks of bridges.
 NARROW_AS_TOKEN = "d8" * 32
-NARROW_REGISTRATION = {
-    **REGISTRATION,
-    "id": "narrow",
-    "as_token": NARROW_AS_TOKEN,
-    "hs_token": "e9" * 32,
-    "sender_localpart": "_narrow",
-    "namespaces": {
-        "users": [{"exclusive": False, "regex": r"^@[a-z0-9]+:example\.org$"}],
-        "aliases": [],
-        "rooms": [],
-    },
-}
-
 # A bridge, whose users nobody else may be.
 BRIDGE_AS_TOKEN = "1a" * 32
-BRIDGE_REGISTRATION = {
-    **REGISTRATION,
-    "id": "bridge",
-    "as_token": BRIDGE_AS_TOKEN,
-    "hs_token": "2b" * 32,
-    "sender_localpart": "bridgebot",
-    "namespaces": {
-        "users": [{"exclusive": True, "regex": r"^@bridge_.*:example\.org$"}],
-        "aliases": [],
-        "rooms": [],
-    },
-}
+_REGISTRATIONS = (
+    _registration("matrix-login-gateway", AS_TOKEN, "_login_gateway", ".*"),
+    _registration("narrow", NARROW_AS_TOKEN, "_narrow", "[a-z0-9]+"),
+    _registration("bridge", BRIDGE_AS_TOKEN, "bridgebot", "bridge_.*", exclusive=True),
+)
+
+
+def write_registrations(directory: Path) -> list[Path]:
+    """Write the registration files of our application services and of a bridge."""
+    written = []
+    for registration in _REGISTRATIONS:
+        written.append(directory / f"{registration['id']}.yaml")
+        written[-1].write_text(json.dumps(registration))
+    return written
 
 
 JWT_CONFIG = {
@@ -83,6 +75,15 @@ JWT_CONFIG = {
     "display_name_claim": "name",
     "issuer": "the gateway",
     "audiences": ["the homeserver"],
+}
+# The gateway's table [session] for it.
+JWT_SESSION: dict[str, Any] = {
+    "method": "jwt",
+    "as_token": None,
+    "jwt_secret": JWT_CONFIG["secret"],
+    "jwt_issuer": JWT_CONFIG["issuer"],
+    "jwt_audience": "the homeserver",
+    "jwt_display_name_claim": "name",
 }
 
 
@@ -125,9 +126,15 @@ class RealSynapse:
             return Answer(answer.status, await answer.json())
 
     async def register(self, localpart: str, token: str | None = None) -> Answer:
-        """Make an account as the application service."""
-        body = {"type": "m.login.application_service", "username": localpart, "inhibit_login": True}
-        return await self.call("POST", "/_matrix/client/v3/register", token or self.as_token, body)
+        """Make an account as the application service, with what Palpo and tuwunel need besides."""
+        body = {
+            "type": "m.login.application_service",
+            "username": localpart,
+            "inhibit_login": True,
+            "password": PASSWORD,
+        }
+        target = "/_matrix/client/v3/register?from_appservice=true"
+        return await self.call("POST", target, token or self.as_token, body)
 
     async def log_in(self, localpart: str, token: str | None = None, **members: Any) -> Answer:
         """Open a session as the application service."""
@@ -137,6 +144,25 @@ class RealSynapse:
 
     async def whoami(self, token: str) -> Answer:
         return await self.call("GET", "/_matrix/client/v3/account/whoami", token)
+
+    async def exists(self, localpart: str) -> bool:
+        answer = await self.call("GET", f"/_matrix/client/v3/register/available?username={localpart}")
+        if answer.status == 403:  # while registration is off
+            target = f"/_matrix/client/v3/account/whoami?user_id={quote(self.user_id(localpart), safe='')}"
+            return (await self.call("GET", target, self.as_token)).status == 200
+        return answer.outcome == (400, "M_USER_IN_USE")
+
+    async def make_user(self, localpart: str, password: str, *, admin: bool = False) -> str:
+        """Make an ordinary account with a password, or an administrator's, and return its access token."""
+        target = "/_synapse/admin/v1/register"
+        nonce: str = (await self.call("GET", target)).body["nonce"]
+        text = f"{nonce}\0{localpart}\0{password}\0{'admin' if admin else 'notadmin'}"
+        mac = hmac.new(SHARED_SECRET.encode(), text.encode(), hashlib.sha1).hexdigest()
+        body = {"nonce": nonce, "username": localpart, "password": password, "admin": admin, "mac": mac}
+        answer = await self.call("POST", target, body=body)
+        assert answer.status == 200, answer
+        token: str = answer.body["access_token"]
+        return token
 
     async def deactivate(self, user_id: str) -> None:
         target = f"/_synapse/admin/v1/deactivate/{quote(user_id, safe='')}"
@@ -149,28 +175,12 @@ class RealSynapse:
         assert answer.status == 200, answer
 
 
-async def _administrator(synapse: RealSynapse) -> RealSynapse:
-    target = "/_synapse/admin/v1/register"
-    nonce: str = (await synapse.call("GET", target)).body["nonce"]
-    name, password = "administrator", secrets.token_hex(16)
-    text = f"{nonce}\0{name}\0{password}\0admin"
-    mac = hmac.new(SHARED_SECRET.encode(), text.encode(), hashlib.sha1).hexdigest()
-    body = {"nonce": nonce, "username": name, "password": password, "admin": True, "mac": mac}
-    answer = await synapse.call("POST", target, body=body)
-    assert answer.status == 200, answer
-    return dataclasses.replace(synapse, admin_token=answer.body["access_token"])
-
-
 @contextlib.contextmanager
 def running(directory: Path, python: Path = Path(sys.executable), **extra: Any) -> Iterator[RealSynapse]:
     """Run a Synapse with our application services; `extra` are settings of its own."""
-    registrations = []
-    for registration in (REGISTRATION, NARROW_REGISTRATION, BRIDGE_REGISTRATION):
-        registrations.append(directory / f"{registration['id']}.yaml")
-        registrations[-1].write_text(json.dumps(registration))
     settings = SynapseSettings(
         server_name=SERVER_NAME,
-        app_services=tuple(registrations),
+        app_services=tuple(write_registrations(directory)),
         extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET, **extra},
         python=python,
     )
@@ -180,7 +190,9 @@ def running(directory: Path, python: Path = Path(sys.executable), **extra: Any) 
         stack = contextlib.AsyncExitStack()
         started = runner.run(stack.enter_async_context(running_synapse(directory, settings)))
         try:
-            yield runner.run(_administrator(RealSynapse(started.url)))
+            synapse = RealSynapse(started.url)
+            token = runner.run(synapse.make_user("administrator", secrets.token_hex(16), admin=True))
+            yield dataclasses.replace(synapse, admin_token=token)
         finally:
             runner.run(stack.aclose())
 

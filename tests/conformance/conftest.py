@@ -7,6 +7,7 @@ A homeserver of your own has to be a disposable one, named example.org, that kno
 Authentication Service `--session` is the gateway's table for that.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -87,7 +88,7 @@ def _is_wanted(case: Case, name: str, url: bool) -> bool:  # noqa: FBT001 - two 
 def anybodys(request: pytest.FixtureRequest) -> AnybodysHomeserver:
     """The homeserver that `--homeserver URL` names."""
     session = json.loads(request.config.getoption("--session"))
-    return anybodys_homeserver(request.config.getoption("--homeserver"), session)
+    return asyncio.run(anybodys_homeserver(request.config.getoption("--homeserver"), session))
 
 
 @pytest.fixture(params=CASES, ids=str)

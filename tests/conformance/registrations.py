@@ -3,14 +3,11 @@
 python -m tests.conformance.registrations DIRECTORY
 """
 
-import json
 import sys
 from pathlib import Path
 
-from tests.real_synapse import BRIDGE_REGISTRATION, NARROW_REGISTRATION, REGISTRATION
+from tests.real_synapse import write_registrations
 
 if __name__ == "__main__":
-    for registration in (REGISTRATION, NARROW_REGISTRATION, BRIDGE_REGISTRATION):
-        path = Path(sys.argv[1]) / f"{registration['id']}.yaml"
-        path.write_text(json.dumps(registration))
+    for path in write_registrations(Path(sys.argv[1])):
         print(path)

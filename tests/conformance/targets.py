@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
-from urllib.parse import quote
 
 import pytest
 
@@ -17,11 +16,10 @@ from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User, running_home
 from tests.fake_mas import FakeMas, running_mas
 from tests.flavours import BEHIND_MAS, Flavour
 from tests.real_dendrite import RealDendrite
-from tests.real_synapse import BRIDGE_AS_TOKEN, JWT_CONFIG, NARROW_AS_TOKEN, RealSynapse
+from tests.real_synapse import BRIDGE_AS_TOKEN, JWT_SESSION, NARROW_AS_TOKEN, PASSWORD, RealSynapse
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 NOBODYS = "00" * 32
-PASSWORD = "a password of 8 or more"
 
 
 class Target(Protocol):
@@ -141,111 +139,18 @@ class BehindMas:
 
 
 @dataclass
-class Real:
-    """A real Synapse; with `jwt`, by its own JWT login."""
+class OfAnybody:
+    """A real homeserver, which is asked by Matrix's client API alone: nobody's account can be locked from outside."""
 
-    synapse: RealSynapse
-    jwt: bool = False
-
-    patience: ClassVar[float] = 5
-
-    def __post_init__(self) -> None:
-        self.flavour, self.url = self.synapse.flavour, self.synapse.url
-        self.session: dict[str, Any] = {"as_token": self.synapse.as_token}
-        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
-        if self.jwt:
-            self.session = {
-                "method": "jwt",
-                "as_token": None,
-                "jwt_secret": JWT_CONFIG["secret"],
-                "jwt_issuer": JWT_CONFIG["issuer"],
-                "jwt_audience": "the homeserver",
-                "jwt_display_name_claim": "name",
-            }
-            self.spoiled = {**self.session, "jwt_secret": NOBODYS}
-
-    async def add(self, localpart: str) -> None:
-        assert (await self.synapse.register(localpart)).status == 200
-
-    async def exists(self, localpart: str) -> bool:
-        user_id = quote(self.synapse.user_id(localpart), safe="")
-        target = f"/_synapse/admin/v2/users/{user_id}"
-        return (await self.synapse.call("GET", target, self.synapse.admin_token)).status == 200
-
-    async def lock(self, localpart: str) -> None:
-        await self.synapse.lock(self.synapse.user_id(localpart))
-
-    async def deactivate(self, localpart: str) -> None:
-        await self.synapse.deactivate(self.synapse.user_id(localpart))
-
-    async def user_of(self, token: str) -> str | None:
-        user_id: str | None = (await self.synapse.whoami(token)).body.get("user_id")
-        return user_id
-
-    def narrow(self) -> dict[str, Any]:
-        return {"as_token": NARROW_AS_TOKEN}
-
-    async def devices(self, token: str) -> set[str]:
-        return await devices_of(self.synapse, token)
-
-    async def add_ghost(self, localpart: str) -> None:
-        answer = await self.synapse.register(localpart, BRIDGE_AS_TOKEN)
-        assert answer.status == 200, answer
-
-
-@dataclass
-class OfDendrite:
-    """A real Dendrite."""
-
-    dendrite: RealDendrite
-
-    patience: ClassVar[float] = 5
-
-    def __post_init__(self) -> None:
-        self.flavour, self.url = self.dendrite.flavour, self.dendrite.url
-        self.session: dict[str, Any] = {"as_token": self.dendrite.as_token}
-        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
-
-    async def add(self, localpart: str) -> None:
-        answer = await self.dendrite.make_user(localpart, PASSWORD)
-        assert answer.status == 200, answer
-
-    async def exists(self, localpart: str) -> bool:
-        return await self.dendrite.exists(localpart)
-
-    async def lock(self, localpart: str) -> None:
-        """Dendrite has no such thing, and its flavour says so."""
-
-    async def deactivate(self, localpart: str) -> None:
-        await deactivate_by_password(self.dendrite, localpart)
-
-    async def user_of(self, token: str) -> str | None:
-        user_id: str | None = (await self.dendrite.whoami(token)).body.get("user_id")
-        return user_id
-
-    def narrow(self) -> dict[str, Any]:
-        return {"as_token": NARROW_AS_TOKEN}
-
-    async def devices(self, token: str) -> set[str]:
-        return await devices_of(self.dendrite, token)
-
-    async def add_ghost(self, localpart: str) -> None:
-        answer = await self.dendrite.register(localpart, BRIDGE_AS_TOKEN)
-        assert answer.status == 200, answer
-
-
-@dataclass
-class Anybodys:
-    """Somebody's own homeserver, of which the users can't be locked from outside."""
-
-    homeserver: AnybodysHomeserver
+    homeserver: RealSynapse
+    session: dict[str, Any]
 
     patience: ClassVar[float] = 5
 
     def __post_init__(self) -> None:
         self.flavour, self.url = self.homeserver.flavour, self.homeserver.url
-        self.session = self.homeserver.session
-        self.spoiled: dict[str, Any] = {"as_token": NOBODYS}
+        secret = {"jwt": "jwt_secret", "mas": "mas_client_secret"}.get(self.session.get("method", ""), "as_token")
+        self.spoiled = {**self.session, secret: NOBODYS}
 
     async def add(self, localpart: str) -> None:
         answer = await self.homeserver.register(localpart)
@@ -254,11 +159,20 @@ class Anybodys:
     async def exists(self, localpart: str) -> bool:
         return await self.homeserver.exists(localpart)
 
-    async def lock(self, localpart: str) -> None:
-        pytest.skip(f"{localpart} can't be locked from outside")
+    async def lock(self, localpart: str) -> None:  # noqa: ARG002 - nobody is the same here
+        pytest.skip(f"nobody can lock a user of {self.flavour.name} from outside")
 
     async def deactivate(self, localpart: str) -> None:
-        await deactivate_by_password(self.homeserver, localpart)
+        """Deactivate an account that `add` made, as its user does."""
+        identifier = {"type": "m.id.user", "user": localpart}
+        proof = {"type": "m.login.password", "identifier": identifier, "user": localpart, "password": PASSWORD}
+        call = self.homeserver.call
+        token = (await call("POST", "/_matrix/client/v3/login", body=proof)).body["access_token"]
+        target = "/_matrix/client/v3/account/deactivate"
+        asked = await call("POST", target, token, {})
+        body = {"auth": {**proof, "session": asked.body.get("session")}, "erase": False}
+        answer = await call("POST", target, token, body)
+        assert answer.status == 200, answer
 
     async def user_of(self, token: str) -> str | None:
         user_id: str | None = (await self.homeserver.whoami(token)).body.get("user_id")
@@ -268,7 +182,9 @@ class Anybodys:
         return {"as_token": NARROW_AS_TOKEN}
 
     async def devices(self, token: str) -> set[str]:
-        return await devices_of(self.homeserver, token)
+        answer = await self.homeserver.call("GET", "/_matrix/client/v3/devices", token)
+        assert answer.status == 200, answer
+        return {device["device_id"] for device in answer.body["devices"]}
 
     async def add_ghost(self, localpart: str) -> None:
         answer = await self.homeserver.register(localpart, BRIDGE_AS_TOKEN)
@@ -276,14 +192,34 @@ class Anybodys:
 
 
 @dataclass
-class AnybodysBehindMas(Anybodys):
-    """Somebody's own homeserver behind Matrix Authentication Service, whose admin API does what is done past us."""
+class OfSynapse(OfAnybody):
+    """A real Synapse with an administrator."""
+
+    async def lock(self, localpart: str) -> None:
+        await self.homeserver.lock(self.homeserver.user_id(localpart))
+
+    async def deactivate(self, localpart: str) -> None:
+        await self.homeserver.deactivate(self.homeserver.user_id(localpart))
+
+
+@dataclass
+class OfDendrite(OfAnybody):
+    """A real Dendrite, whose users may have passwords."""
+
+    homeserver: RealDendrite
+
+    async def add(self, localpart: str) -> None:
+        await self.homeserver.make_user(localpart, PASSWORD)
+
+    async def lock(self, localpart: str) -> None:
+        """Dendrite has no such thing, and its flavour says so."""
+
+
+@dataclass
+class OfAnybodyBehindMas(OfAnybody):
+    """A real homeserver behind Matrix Authentication Service, whose admin API does what is done past us."""
 
     patience: ClassVar[float] = 150  # Synapse keeps the service's answers for two minutes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.spoiled = {**self.session, "mas_client_secret": NOBODYS}
 
     async def _admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
         settings = SessionSettings.model_validate(self.session)
@@ -310,33 +246,15 @@ class AnybodysBehindMas(Anybodys):
         assert (await self._admin("POST", f"users/{await self._id(localpart)}/deactivate", {})).status == 200
 
 
-async def deactivate_by_password(homeserver: RealSynapse, localpart: str) -> None:
-    """Deactivate an account that `add` made, as its user does."""
-    identifier = {"type": "m.id.user", "user": localpart}
-    proof = {"type": "m.login.password", "identifier": identifier, "user": localpart, "password": PASSWORD}
-    token = (await homeserver.call("POST", "/_matrix/client/v3/login", body=proof)).body["access_token"]
-    target = "/_matrix/client/v3/account/deactivate"
-    asked = await homeserver.call("POST", target, token, {})
-    body = {"auth": {**proof, "session": asked.body.get("session")}, "erase": False}
-    answer = await homeserver.call("POST", target, token, body)
-    assert answer.status == 200, answer
-
-
-async def devices_of(homeserver: RealSynapse, token: str) -> set[str]:
-    answer = await homeserver.call("GET", "/_matrix/client/v3/devices", token)
-    assert answer.status == 200, answer
-    return {device["device_id"] for device in answer.body["devices"]}
-
-
 @asynccontextmanager
 async def target_of(kind: Flavour | RealSynapse, *, jwt: bool) -> AsyncIterator[Target]:
     """Run what is to be run of a kind: a fake one, for each test anew."""
     if isinstance(kind, AnybodysHomeserver):
-        yield AnybodysBehindMas(kind) if kind.flavour is BEHIND_MAS else Anybodys(kind)
+        yield (OfAnybodyBehindMas if kind.flavour is BEHIND_MAS else OfAnybody)(kind, kind.session)
     elif isinstance(kind, RealDendrite):
-        yield OfDendrite(kind)
+        yield OfDendrite(kind, {"as_token": kind.as_token})
     elif isinstance(kind, RealSynapse):
-        yield Real(kind, jwt)
+        yield OfSynapse(kind, JWT_SESSION if jwt else {"as_token": kind.as_token})
     elif kind is BEHIND_MAS:
         async with running_mas() as mas:
             yield BehindMas(mas)

@@ -31,35 +31,37 @@ def start(request: pytest.FixtureRequest, place: Path) -> Start:
     return lambda **client_api: running_dendrite(place, program, **client_api)
 
 
-async def test_an_account_that_dendrite_lost_is_made_again_and_its_session_works(
-    tmp_path: Path, place: Path, start: Start, localpart: str
-) -> None:
+@pytest.fixture
+async def lost(tmp_path: Path, place: Path, start: Start, localpart: str) -> str:
+    """The name of a user who has logged in, and whom Dendrite has lost since."""
     with start() as dendrite:
         async with running_gateway(tmp_path, dendrite.url, session=SESSION) as gateway:
             assert (await gateway.log_in(mint(localpart))).status == 200
     lose_users(place)
+    return localpart
+
+
+async def test_an_account_that_dendrite_lost_is_made_again_and_its_session_works(
+    tmp_path: Path, start: Start, lost: str
+) -> None:
     with start() as dendrite:
         async with running_gateway(tmp_path, dendrite.url, session=SESSION) as gateway:
-            answer = await gateway.log_in(mint(localpart))
+            answer = await gateway.log_in(mint(lost))
 
             assert answer.status == 200
             token = answer.body["access_token"]
-            assert (await dendrite.whoami(token)).body["user_id"] == dendrite.user_id(localpart)
+            assert (await dendrite.whoami(token)).body["user_id"] == dendrite.user_id(lost)
             assert "account_made_again" in gateway.log
             devices = await dendrite.call("GET", "/_matrix/client/v3/devices", token)
             assert [device["device_id"] for device in devices.body["devices"]] == [answer.body["device_id"]]
 
 
 async def test_without_register_user_an_account_that_dendrite_lost_is_not_found(
-    tmp_path: Path, place: Path, start: Start, localpart: str
+    tmp_path: Path, start: Start, lost: str
 ) -> None:
     with start() as dendrite:
-        async with running_gateway(tmp_path, dendrite.url, session=SESSION) as gateway:
-            assert (await gateway.log_in(mint(localpart))).status == 200
-    lose_users(place)
-    with start() as dendrite:
         async with running_gateway(tmp_path, dendrite.url, session=SESSION, jwt={"register_user": False}) as gateway:
-            for name in (localpart, f"{localpart}-2"):
+            for name in (lost, f"{lost}-2"):
                 answer = await gateway.log_in(mint(name))
                 assert (answer.status, answer.body["error"]) == (403, "User not found")
                 assert not await dendrite.exists(name)

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conformance.targets import NOBODYS, Real
+from tests.conformance.targets import NOBODYS
 from tests.end_to_end.test_doctor import diagnosed, failing
 from tests.raw_http import exchange
-from tests.real_synapse import JWT_CONFIG, RealSynapse
+from tests.real_synapse import JWT_CONFIG, JWT_SESSION, RealSynapse
 from tests.running_gateway import LOGIN, mint, running_gateway
 
 
@@ -23,10 +23,7 @@ async def shown_name(synapse: RealSynapse, localpart: str) -> str | None:
 async def test_the_first_login_brings_the_name_along(
     jwt_synapse: RealSynapse, tmp_path: Path, localpart: str
 ) -> None:
-    tables: dict[str, Any] = {
-        "session": Real(jwt_synapse, jwt=True).session,
-        "jwt": {"display_name_claim": "name"},
-    }
+    tables: dict[str, Any] = {"session": JWT_SESSION, "jwt": {"display_name_claim": "name"}}
     async with running_gateway(tmp_path, jwt_synapse.url, **tables) as gateway:
         for name in ("Alice Ä", "Another"):
             await gateway.log_in(mint(localpart, name=name))
@@ -37,7 +34,7 @@ async def test_the_first_login_brings_the_name_along(
 async def test_a_user_who_cleared_the_name_goes_on_logging_in_without_register_user(
     jwt_synapse: RealSynapse, tmp_path: Path, localpart: str, *, as_token: bool
 ) -> None:
-    session = {**Real(jwt_synapse, jwt=True).session, "as_token": jwt_synapse.as_token if as_token else None}
+    session = {**JWT_SESSION, "as_token": jwt_synapse.as_token if as_token else None}
     await jwt_synapse.register(localpart)
     tables: dict[str, Any] = {"session": session, "jwt": {"register_user": False}}
     async with running_gateway(tmp_path, jwt_synapse.url, **tables) as gateway:
@@ -52,12 +49,11 @@ async def test_the_doctor_sees_whether_synapse_takes_our_tokens_and_makes_nobody
 ) -> None:
     users = "/_synapse/admin/v2/users?guests=true&deactivated=true"
     before = (await jwt_synapse.call("GET", users, jwt_synapse.admin_token)).body["total"]
-    session = Real(jwt_synapse, jwt=True).session
     for name, changes in (("good", {}), ("secret", {"jwt_secret": NOBODYS}), ("issuer", {"jwt_issuer": "x"})):
         directory = tmp_path / name
         directory.mkdir()
         status, found = await asyncio.to_thread(
-            diagnosed, directory, jwt_synapse.url, session={**session, **changes, "as_token": "a5" * 32}
+            diagnosed, directory, jwt_synapse.url, session={**JWT_SESSION, **changes, "as_token": "a5" * 32}
         )
         assert failing(found) == (["session method"] if changes else [])
         assert status == bool(changes)
