@@ -779,3 +779,14 @@ async def test_an_account_that_is_locked_while_its_session_is_opened_gets_no_tok
 
     assert (answer.status, answer.body["errcode"]) == (401, "M_USER_LOCKED")
     assert "access_token" not in answer.body
+
+
+@pytest.mark.parametrize("flavour", [DENDRITE, TUWUNEL], ids=lambda flavour: flavour.name)
+async def test_a_session_that_another_login_of_its_device_has_ended_meanwhile_is_no_failure(
+    flavour: Flavour, tmp_path: Path
+) -> None:
+    async with running_homeserver(flavour) as homeserver, running_gateway(tmp_path, homeserver.url) as gateway:
+        assert (await gateway.log_in(mint(), device_id="PHONE")).status == 200
+        homeserver.faults["whoami"] = Fault((401, "M_UNKNOWN_TOKEN"))
+        assert (await gateway.log_in(mint(), device_id="PHONE")).status == 200
+        assert homeserver.faults["whoami"].times == 0

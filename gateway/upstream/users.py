@@ -232,9 +232,11 @@ async def is_of_user(homeserver: Homeserver, localpart: str, session: Reply) -> 
             await homeserver.as_user("POST", "/_matrix/client/v3/logout", token)
             raise Refused(Refusal.ACCOUNT_DEACTIVATED, reason="the homeserver takes the account for a guest's")
         return True
-    if await exists(homeserver, homeserver.user_id(localpart)):
+    if not await exists(homeserver, homeserver.user_id(localpart)):
+        return False
+    if whoami.errcode != "M_UNKNOWN_TOKEN":
         raise classified(whoami, "use the session")
-    return False
+    return True  # another login of this device, by another gateway, has ended it meanwhile
 
 
 async def register(homeserver: Homeserver, localpart: str, client: tuple[Field, ...] = ()) -> bool:
