@@ -121,6 +121,15 @@ def dendrite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield started
 
 
+@pytest.fixture(scope="session")
+def dendrite_on_postgres(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> Iterator[RealDendrite]:
+    program = dendrite_program(request.config.cache.mkdir("dendrite"))
+    with running_dendrite(tmp_path_factory.mktemp("dendrite"), program, postgres) as started:
+        yield started
+
+
 @pytest.fixture
 def localpart() -> str:
     """A name that no other test has."""

@@ -78,6 +78,17 @@ class FakeHomeserver(FakeServer):
         """Return the devices of a user."""
         return {self.devices[token] for token, owner in self.sessions.items() if owner == user_id}
 
+    def named_devices(self, token: str) -> dict[str, str | None]:
+        """Return the devices of a session's user with their names."""
+        return {device: self.device_names.get(device) for device in self.devices_of(self.sessions[token])}
+
+    def lose(self, localpart: str) -> None:
+        """Take an account away, as an older backup does."""
+        del self.users[localpart]
+        self._end_sessions(
+            [token for token, owner in self.sessions.items() if owner == f"@{localpart}:{SERVER_NAME}"]
+        )
+
     def _name(self, path: str) -> str:
         if path.startswith("/_matrix/client/v3/profile/"):
             return "profile"
@@ -103,6 +114,7 @@ class FakeHomeserver(FakeServer):
             ("PUT", "profile"): self._set_profile,
             ("POST", "upload"): self._upload,
             ("GET", "whoami"): self._whoami,
+            ("POST", "refresh"): self._refresh,
             ("POST", "logout"): self._log_out,
             ("POST", "all"): self._log_out_all,
             ("GET", "devices"): self._list_devices,
@@ -224,6 +236,8 @@ class FakeHomeserver(FakeServer):
             self._end_sessions(
                 [old for old, id_ in self.devices.items() if (self.sessions[old], id_) == (user_id, device_id)]
             )
+        if device_name := body.get("initial_device_display_name"):
+            self.device_names[device_id] = device_name
         if user is not None:
             self.sessions[token], self.devices[token] = user_id, device_id
         else:
@@ -237,6 +251,16 @@ class FakeHomeserver(FakeServer):
         if body.get("refresh_token") and flavour.refreshes is not False:
             session |= {"refresh_token": f"syr_{number}"} | ({"expires_in_ms": 300000} if flavour.refreshes else {})
         return self._json(session)
+
+    def _refresh(self, seen: Seen) -> web.Response:
+        old = f"syt_{seen.json()['refresh_token'].removeprefix('syr_')}"
+        if old not in self.sessions:
+            raise _Refused((401, "M_UNKNOWN_TOKEN"))
+        number = next(self._numbers)
+        self.sessions[f"syt_{number}"], self.devices[f"syt_{number}"] = self.sessions.pop(old), self.devices.pop(old)
+        return self._json(
+            {"access_token": f"syt_{number}", "refresh_token": f"syr_{number}", "expires_in_ms": 300000}
+        )
 
     def _flows(self, _seen: Seen) -> web.Response:
         if self.compat_flows is not None:

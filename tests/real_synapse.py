@@ -12,8 +12,11 @@ import importlib.util
 import json
 import os
 import secrets
+import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +26,7 @@ import pytest
 from yarl import URL
 
 from gateway.cli.synapse import SynapseSettings, running_synapse
+from tests.benchmarks.processes import free_port
 from tests.flavours import SYNAPSE, Flavour
 from tests.synapse_limits import RATE_LIMITS_OFF
 
@@ -100,15 +104,24 @@ class Answer:
         return self.status, self.body.get("errcode")
 
 
+def _by_nobody() -> AbstractContextManager[None]:
+    pytest.skip("nobody can stop the homeserver from outside")
+
+
 @dataclasses.dataclass(frozen=True)
 class RealSynapse:
-    """The running homeserver and what a test asks of it."""
+    """The running homeserver and what a test asks of it.
+
+    It stands still while the block of `stopped` runs, and goes on then with what `directory` has.
+    """
 
     url: str
     as_token: str = AS_TOKEN
     admin_token: str = ""
     server_name: str = SERVER_NAME
     flavour: Flavour = SYNAPSE
+    stopped: Callable[[], AbstractContextManager[None]] = _by_nobody
+    directory: Path = Path()
 
     def user_id(self, localpart: str) -> str:
         return f"@{localpart}:{self.server_name}"
@@ -164,6 +177,14 @@ class RealSynapse:
         token: str = answer.body["access_token"]
         return token
 
+    async def lose(self, localpart: str) -> None:
+        """Take an account away, as an older backup does."""
+        with self.stopped(), contextlib.closing(sqlite3.connect(self.directory / "homeserver.db")) as database:
+            for table, column in (("users", "name"), ("devices", "user_id"), ("access_tokens", "user_id")):
+                database.execute(f"DELETE FROM {table} WHERE {column} = ?", (self.user_id(localpart),))
+            database.execute("DELETE FROM profiles WHERE user_id = ?", (localpart,))
+            database.commit()
+
     async def deactivate(self, user_id: str) -> None:
         target = f"/_synapse/admin/v1/deactivate/{quote(user_id, safe='')}"
         answer = await self.call("POST", target, self.admin_token, {"erase": False})
@@ -180,21 +201,45 @@ def running(directory: Path, python: Path = Path(sys.executable), **extra: Any) 
     """Run a Synapse with our application services; `extra` are settings of its own."""
     settings = SynapseSettings(
         server_name=SERVER_NAME,
+        port=free_port(),
         app_services=tuple(write_registrations(directory)),
         extra={**RATE_LIMITS_OFF, "registration_shared_secret": SHARED_SECRET, **extra},
         python=python,
     )
-    # A loop of its own, for each test has another one, and not set as the thread's, for that is
-    # pytest-asyncio's business. It stands still while tests run: Synapse needs nothing of it.
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+    # A loop of its own, for each test has another one, in a thread of its own, for Synapse ends with the thread that
+    # started it. The loop stands still while tests run: Synapse needs nothing of it.
+    with ThreadPoolExecutor(1) as thread, asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         stack = contextlib.AsyncExitStack()
-        started = runner.run(stack.enter_async_context(running_synapse(directory, settings)))
+
+        def start() -> None:
+            thread.submit(runner.run, stack.enter_async_context(running_synapse(directory, settings))).result()
+
+        def stop() -> None:
+            thread.submit(runner.run, stack.aclose()).result()
+
+        start()
         try:
-            synapse = RealSynapse(started.url)
-            token = runner.run(synapse.make_user("administrator", secrets.token_hex(16), admin=True))
-            yield dataclasses.replace(synapse, admin_token=token)
+            synapse = RealSynapse(
+                f"http://127.0.0.1:{settings.port}", stopped=stopping(stop, start), directory=directory
+            )
+            user = synapse.make_user("administrator", secrets.token_hex(16), admin=True)
+            yield dataclasses.replace(synapse, admin_token=thread.submit(runner.run, user).result())
         finally:
-            runner.run(stack.aclose())
+            stop()
+
+
+def stopping(stop: Callable[[], None], start: Callable[[], None]) -> Callable[[], AbstractContextManager[None]]:
+    """Return what stops a server for a block."""
+
+    @contextlib.contextmanager
+    def stopped() -> Iterator[None]:
+        stop()
+        try:
+            yield
+        finally:
+            start()
+
+    return stopped
 
 
 def needs_synapse() -> None:

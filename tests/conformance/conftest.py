@@ -9,8 +9,10 @@ Authentication Service `--session` is the gateway's table for that.
 
 import asyncio
 import json
+import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from tests.conformance.anybodys import AnybodysHomeserver, anybodys_homeserver
 from tests.conformance.targets import Target, target_of
 from tests.flavours import BEHIND_MAS, FLAVOURS, Flavour
 from tests.real_synapse import RealSynapse
-from tests.running_gateway import SERVER_NAME, RunningGateway, running_gateway
+from tests.running_gateway import AS_TOKEN, SERVER_NAME, RunningGateway, running_gateway
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,11 @@ class Case:
     jwt: bool = False
 
     def __str__(self) -> str:
-        name = self.kind if isinstance(self.kind, str) else self.kind.name
-        return f"{'behind MAS' if self.kind is BEHIND_MAS else name}{' jwt' if self.jwt else ''}"
+        if isinstance(self.kind, str):
+            name = self.kind
+        else:
+            name = f"fake {'MAS' if self.kind is BEHIND_MAS else self.kind.name}"
+        return f"{name}{' jwt' if self.jwt else ''}"
 
 
 ANYBODYS = Case("anybodys")
@@ -45,9 +50,11 @@ CASES = (
     Case("old_synapse"),
     Case("jwt_synapse", jwt=True),
     Case("dendrite"),
+    Case("dendrite_on_postgres"),
     ANYBODYS,
 )
 BY_APPSERVICE = tuple(case for case in CASES if not case.jwt and case.kind is not BEHIND_MAS)
+_OUTCOMES = ("passed", "failed", "error", "skipped")
 WITHOUT_JWT = tuple(case for case in CASES if not case.jwt)
 
 
@@ -62,6 +69,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (case := _case_of(item))
         and not (_is_wanted(case, "" if url else wanted, url) and not (behind_mas and _needs_appservice(item)))
     ]
+    for item in items:
+        if case := _case_of(item):
+            item.user_properties.append(("target", str(case)))
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
@@ -82,6 +92,22 @@ def _is_wanted(case: Case, name: str, url: bool) -> bool:  # noqa: FBT001 - two 
     if url or case is ANYBODYS:
         return url and case is ANYBODYS
     return name.lower() in str(case).lower()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests each target has passed, failed and skipped."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for outcome in _OUTCOMES:
+        for report in terminalreporter.getreports(outcome):
+            for name, value in getattr(report, "user_properties", ()):
+                counts[str(value)][outcome] += name == "target"
+    if not counts:
+        return
+    lines: list[tuple[object, ...]] = [("", *_OUTCOMES)]
+    lines += [(target, *map(numbers.__getitem__, _OUTCOMES)) for target, numbers in counts.items()]
+    terminalreporter.section("homeservers")
+    for target, *cells in lines:
+        terminalreporter.line(str(target).ljust(24) + "".join(str(cell).rjust(10) for cell in cells))
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +136,22 @@ def before(
 ) -> AbstractAsyncContextManager[RunningGateway]:
     """Run a gateway before a homeserver."""
     return running_gateway(directory, target.url, session=session or target.session, **tables)
+
+
+def refusing(target: Target, directory: Path) -> AbstractAsyncContextManager[RunningGateway]:
+    """Run a gateway that takes over no account."""
+    return before(target, directory, asking(target), identity={"existing_accounts": "refuse"})
+
+
+def asking(target: Target) -> dict[str, Any]:
+    """Return the gateway's table with what it takes to ask for users: beside the homeserver's own JWT login, more."""
+    return {**target.session, "as_token": AS_TOKEN} if target.session.get("method") == "jwt" else target.session
+
+
+def rows(directory: Path) -> list[tuple[str, str]]:
+    """Return the accounts of a gateway's database: localpart and state."""
+    with closing(sqlite3.connect(directory / "gateway.db")) as database:
+        return list(database.execute("SELECT localpart, state FROM accounts"))
 
 
 def user_id(localpart: str) -> str:

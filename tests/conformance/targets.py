@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -48,11 +48,17 @@ class Target(Protocol):
     def narrow(self) -> dict[str, Any]:
         """Return the gateway's table for a namespace without hyphens, where there is such a thing."""
 
-    async def devices(self, token: str) -> set[str]:
-        """Return the devices that the user of a session sees."""
+    async def devices(self, token: str) -> dict[str, str | None]:
+        """Return the devices that the user of a session sees, with their names."""
 
     async def add_ghost(self, localpart: str) -> None:
         """Make a user of the bridge, whose namespace is `bridge_.*` for itself."""
+
+    def stopped(self) -> AbstractAsyncContextManager[None]:
+        """Stop the homeserver while the block runs."""
+
+    async def lose(self, localpart: str) -> None:
+        """Take an account away, as an older backup of the homeserver does."""
 
 
 @dataclass
@@ -92,12 +98,21 @@ class Fake:
         self.homeserver.namespace = re.compile(rf"@[a-z0-9]+:{re.escape(SERVER_NAME)}")
         return self.session
 
-    async def devices(self, token: str) -> set[str]:
-        return self.homeserver.devices_of(self.homeserver.sessions[token])
+    async def devices(self, token: str) -> dict[str, str | None]:
+        return self.homeserver.named_devices(token)
 
     async def add_ghost(self, localpart: str) -> None:
         self.homeserver.reserved = re.compile(r"bridge_.*")
         self.homeserver.users[localpart] = User(localpart)
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        await self.homeserver.stop()
+        yield
+        await self.homeserver.start()
+
+    async def lose(self, localpart: str) -> None:
+        self.homeserver.lose(localpart)
 
 
 @dataclass
@@ -131,11 +146,23 @@ class BehindMas:
     def narrow(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    async def devices(self, token: str) -> set[str]:
-        return self.mas.homeserver.devices_of(self.mas.homeserver.sessions[token])
+    async def devices(self, token: str) -> dict[str, str | None]:
+        return self.mas.homeserver.named_devices(token)
 
     async def add_ghost(self, localpart: str) -> None:
         raise NotImplementedError
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        await self.mas.homeserver.stop()
+        await self.mas.stop()
+        yield
+        await self.mas.start()
+        await self.mas.homeserver.start()
+
+    async def lose(self, localpart: str) -> None:
+        del self.mas.users[localpart]
+        self.mas.homeserver.lose(localpart)
 
 
 @dataclass
@@ -181,14 +208,22 @@ class OfAnybody:
     def narrow(self) -> dict[str, Any]:
         return {"as_token": NARROW_AS_TOKEN}
 
-    async def devices(self, token: str) -> set[str]:
+    async def devices(self, token: str) -> dict[str, str | None]:
         answer = await self.homeserver.call("GET", "/_matrix/client/v3/devices", token)
         assert answer.status == 200, answer
-        return {device["device_id"] for device in answer.body["devices"]}
+        return {device["device_id"]: device.get("display_name") for device in answer.body["devices"]}
 
     async def add_ghost(self, localpart: str) -> None:
         answer = await self.homeserver.register(localpart, BRIDGE_AS_TOKEN)
         assert answer.status == 200, answer
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        with self.homeserver.stopped():
+            yield
+
+    async def lose(self, localpart: str) -> None:
+        await self.homeserver.lose(localpart)
 
 
 @dataclass

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import BY_APPSERVICE, before, user_id
+from tests.conformance.conftest import BY_APPSERVICE, before, refusing, rows, user_id
 from tests.conformance.targets import Target
-from tests.running_gateway import AS_TOKEN, mint
+from tests.running_gateway import mint
 
 pytestmark = pytest.mark.timeout(900)  # one case installs an old Synapse first, another one builds Dendrite
 PHONE = "PHONE-0000"
@@ -29,21 +29,35 @@ async def test_the_first_login_makes_the_account_and_the_second_finds_it(
         assert gateway.log.count("made=True") == 1
 
 
-async def test_first_logins_at_once_all_succeed(target: Target, tmp_path: Path, localpart: str) -> None:
+async def test_first_logins_of_one_user_at_once_all_succeed(target: Target, tmp_path: Path, localpart: str) -> None:
     async with before(target, tmp_path) as gateway:
-        answers = await asyncio.gather(*(gateway.log_in(mint(localpart)) for _ in range(6)))
+        answers = await asyncio.gather(*(gateway.log_in(mint(localpart)) for _ in range(20)))
 
-        assert [answer.status for answer in answers] == [200] * 6
+        assert [answer.status for answer in answers] == [200] * 20
         for answer in answers:
             assert await target.user_of(answer.body["access_token"]) == user_id(localpart)
+        assert "made=True" in gateway.log
+    assert rows(tmp_path) == [(localpart, "active")]
+
+
+async def test_first_logins_of_many_users_at_once_all_succeed(target: Target, tmp_path: Path, localpart: str) -> None:
+    names = [f"{localpart}-{number}" for number in range(20)]
+    async with before(target, tmp_path) as gateway:
+        answers = await asyncio.gather(*(gateway.log_in(mint(name)) for name in names))
+
+    assert [(answer.status, answer.body.get("user_id")) for answer in answers] == [
+        (200, user_id(name)) for name in names
+    ]
 
 
 async def test_a_device_gets_its_next_session_by_its_id(target: Target, tmp_path: Path, localpart: str) -> None:
     async with before(target, tmp_path) as gateway:
         first = await gateway.log_in(mint(localpart), device_id=PHONE, initial_device_display_name="Phone")
+        assert await target.devices(first.body["access_token"]) == {PHONE: "Phone"}
         second = await gateway.log_in(mint(localpart), device_id=PHONE)
 
         assert first.body["device_id"] == second.body["device_id"] == PHONE
+        assert (await target.devices(second.body["access_token"])).keys() == {PHONE}
         assert await target.user_of(second.body["access_token"]) == user_id(localpart)
         lasts = None if target.flavour.ends_old else user_id(localpart)
         async with asyncio.timeout(target.patience):
@@ -77,13 +91,23 @@ async def test_an_account_that_was_there_is_refused_where_configured(
     target: Target, tmp_path: Path, localpart: str
 ) -> None:
     await target.add(localpart)
-    session = {"as_token": AS_TOKEN} if target.session.get("method") == "jwt" else {}
-    refuse = {"existing_accounts": "refuse"}
-    async with before(target, tmp_path, {**target.session, **session}, identity=refuse) as gateway:
+    async with refusing(target, tmp_path) as gateway:
         answer = await gateway.log_in(mint(localpart))
         assert (answer.status, answer.body["error"]) == (403, "This identity may not log in here")
         new = await gateway.log_in(mint(f"{localpart}-2"))
         assert (new.status, new.body["user_id"]) == (200, user_id(f"{localpart}-2"))
+
+
+async def test_accounts_are_made_where_nobody_else_may_register(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    own = {"username": f"{localpart}-2", "password": "a password of 8 or more", "auth": {"type": "m.login.dummy"}}
+    async with before(target, tmp_path) as gateway:
+        refused = await gateway.call("POST", "/_matrix/client/v3/register", own)
+        if refused.status == 200 or "flows" in refused.body:
+            pytest.skip(f"registration is on at this {target.flavour.name}")
+        assert (await gateway.log_in(mint(localpart))).status == 200
+        assert await target.exists(localpart)
 
 
 @pytest.mark.parametrize("what", ["locked", "deactivated"])
@@ -126,11 +150,30 @@ async def test_a_wrong_secret_of_the_gateway_is_the_operators_business(
         assert (await gateway.log_in(mint(localpart))).status == 200
 
 
-async def test_a_refresh_token_comes_where_the_homeserver_has_some(
+async def test_a_refresh_token_comes_where_the_homeserver_has_some_that_last(
     target: Target, tmp_path: Path, localpart: str
 ) -> None:
     async with before(target, tmp_path) as gateway:
         answer = await gateway.log_in(mint(localpart), refresh_token=True)
 
-    assert answer.status == 200
-    assert ("refresh_token" in answer.body) is ("expires_in_ms" in answer.body) is bool(target.flavour.refreshes)
+        assert answer.status == 200
+        lasts = bool(target.flavour.refreshes)
+        assert ("refresh_token" in answer.body) is ("expires_in_ms" in answer.body) is lasts
+        if lasts:
+            body = {"refresh_token": answer.body["refresh_token"]}
+            refreshed = await gateway.call("POST", "/_matrix/client/v3/refresh", body)
+            assert refreshed.status == 200
+            assert await target.user_of(refreshed.body["access_token"]) == user_id(localpart)
+
+
+@pytest.mark.parametrize("case", BY_APPSERVICE, ids=str, indirect=True)
+async def test_a_wrong_server_name_is_seen_before_an_account_is_made(
+    target: Target, tmp_path: Path, localpart: str
+) -> None:
+    async with before(target, tmp_path, homeserver={"server_name": "example.com"}) as gateway:
+        answer = await gateway.log_in(mint(localpart))
+
+        assert (answer.status, answer.body["errcode"]) == (502, "M_UNKNOWN")
+        assert "server_name must be the homeserver's own" in gateway.log
+    assert not await target.exists(localpart)
+    assert rows(tmp_path) == []

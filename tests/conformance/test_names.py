@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import BY_APPSERVICE, before
+from tests.conformance.conftest import BY_APPSERVICE, before, user_id
 from tests.conformance.targets import Target
 from tests.running_gateway import mint
 
@@ -56,3 +56,13 @@ async def test_a_name_is_as_long_as_the_homeserver_takes_it(target: Target, tmp_
         assert (await gateway.log_in(mint(localpart.ljust(most, "x")))).status == 200
         answer = await gateway.log_in(mint(localpart.ljust(most + 1, "x")))
         assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_USERNAME")
+
+
+async def test_a_name_may_have_every_character_of_the_grammar(target: Target, tmp_path: Path, localpart: str) -> None:
+    name = f"{localpart}._=/+"
+    async with before(target, tmp_path) as gateway:
+        for _ in range(2):
+            answer = await gateway.log_in(mint(name))
+            assert (answer.status, answer.body.get("user_id")) == (200, user_id(name))
+            assert await target.user_of(answer.body["access_token"]) == user_id(name)
+        assert gateway.log.count("made=True") == 1
