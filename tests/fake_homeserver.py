@@ -94,6 +94,8 @@ class FakeHomeserver(FakeServer):
             return "profile"
         if path.startswith("/_matrix/client/v3/devices/"):
             return "device"
+        if "/media/download/" in path:
+            return "download"
         if path == self.flavour.told_by:
             return "software"
         return path.rpartition("/")[2]
@@ -113,6 +115,7 @@ class FakeHomeserver(FakeServer):
             ("GET", "profile"): self._profile,
             ("PUT", "profile"): self._set_profile,
             ("POST", "upload"): self._upload,
+            ("GET", "download"): self._download,
             ("GET", "whoami"): self._whoami,
             ("POST", "refresh"): self._refresh,
             ("POST", "logout"): self._log_out,
@@ -297,14 +300,22 @@ class FakeHomeserver(FakeServer):
         return self._json({})
 
     def _upload(self, seen: Seen) -> web.Response:
-        self._assert(seen)
+        if self._token(seen) not in self.sessions:
+            self._assert(seen)
         mxc = f"mxc://{SERVER_NAME}/media{next(self._numbers)}"
         self.media[mxc] = (seen.values("content-type")[0].decode(), seen.body)
         return self._json({"content_uri": mxc})
 
+    def _download(self, seen: Seen) -> web.Response:
+        self._own_token(seen, mpt=True)
+        mxc = f"mxc://{'/'.join(seen.path.split('/')[-2:])}"
+        if mxc not in self.media:
+            raise _Refused((404, "M_NOT_FOUND"))
+        media_type, octets = self.media[mxc]
+        return web.Response(body=octets, headers={**CORS, "Content-Type": media_type})
+
     def _whoami(self, seen: Seen) -> web.Response:
-        tokens = seen.values("authorization")
-        token = tokens[0].decode().removeprefix("Bearer ") if tokens else ""
+        token = self._token(seen)
         if token in self.hollow:
             return web.json_response({"Err": ""}, status=500)
         if user_id := self.sessions.get(token):
@@ -347,7 +358,7 @@ class FakeHomeserver(FakeServer):
 
     def _own_token(self, seen: Seen, *, mpt: bool = False) -> str:
         """The token of a client. Matrix Authentication Service ends no session by its personal token."""
-        token = next(iter(seen.values("authorization")), b"").decode().removeprefix("Bearer ")
+        token = self._token(seen)
         if token not in self.sessions or (token.startswith("mpt_") and not mpt) or token in self.refused:
             raise _Refused((401, "M_UNKNOWN_TOKEN"))
         return token
@@ -409,6 +420,10 @@ class FakeHomeserver(FakeServer):
     def _check_appservice(seen: Seen, refusal: Refusal = (401, "M_UNKNOWN_TOKEN")) -> None:
         if seen.values("authorization") != [f"Bearer {AS_TOKEN}".encode()]:
             raise _Refused(refusal)
+
+    @staticmethod
+    def _token(seen: Seen) -> str:
+        return next(iter(seen.values("authorization")), b"").decode().removeprefix("Bearer ")
 
     @staticmethod
     def _named(path: str) -> str:

@@ -14,6 +14,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+_SOON = 30  # seconds
 # socket(7): SO_LINGER on, for no time.
 _NO_TIME = struct.pack("ii", 1, 0)
 
@@ -71,6 +72,23 @@ async def exchange(port: int, octets: bytes) -> bytes:
     async with connected(port) as client:
         await client.send(octets)
         return await client.rest()
+
+
+async def ask(port: int, start: str, *fields: str, body: bytes = b"") -> tuple[list[bytes], bytes]:
+    """Ask, and return status line and fields in their order, and the body as it came."""
+    head = [f"{start} HTTP/1.1", "Host: example.org", *fields, "", ""]
+    async with asyncio.timeout(_SOON), connected(port) as client:
+        await client.send("\r\n".join(head).encode() + body)
+        if start.startswith("HEAD "):
+            return (await client.head()).split(b"\r\n"), b""
+        answer, _, content = (await client.answer()).partition(b"\r\n\r\n")
+    return answer.split(b"\r\n"), content
+
+
+def comparable(lines: list[bytes]) -> list[bytes]:
+    """Leave out what differs from one answer to the next, and what frames the answer on each hop."""
+    hop = (b"Date: ", b"Connection: ", b"Transfer-Encoding: ", b"Server-Timing: ")
+    return [line for line in lines if not line.startswith(hop)]
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:

@@ -8,14 +8,14 @@ import pytest
 from gateway.doctor.homeserver import examine_homeserver
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
-from tests.conformance.conftest import ANYBODYS, BY_APPSERVICE, Case, before
-from tests.conformance.targets import Target
-from tests.flavours import BEHIND_MAS, CONDUIT
+from tests.conformance.conftest import ANYBODYS, BY_APPSERVICE, CASES, before
+from tests.conformance.targets import Fake, Target
+from tests.flavours import CONDUIT
 from tests.running_gateway import SERVER_NAME
 
 pytestmark = pytest.mark.timeout(900)
 by_appservice = pytest.mark.parametrize("case", BY_APPSERVICE, ids=str, indirect=True)
-behind_mas = pytest.mark.parametrize("case", [Case(BEHIND_MAS), ANYBODYS], ids=str, indirect=True)
+OTHERS = (*(case for case in CASES if case not in BY_APPSERVICE), ANYBODYS)
 
 
 async def examined(target: Target, as_token: str) -> dict[str, str]:
@@ -33,6 +33,7 @@ async def test_nothing_fails_where_everything_is_right(target: Target) -> None:
     assert "fail" not in found.values()
     assert found["as_token"] == "pass"
     assert found["namespace"] == ("warn" if target.flavour is CONDUIT else "pass")
+    assert not isinstance(target, Fake) or target.homeserver.users == {}
 
 
 @by_appservice
@@ -48,14 +49,14 @@ async def test_a_wrong_as_token_is_seen(target: Target) -> None:
     assert (await examined(target, target.spoiled["as_token"]))["as_token"] == "fail"
 
 
-@behind_mas
-async def test_behind_mas_a_set_up_passes_and_one_with_a_wrong_secret_fails(target: Target, tmp_path: Path) -> None:
-    if target.flavour is not BEHIND_MAS:
-        pytest.skip("it is not behind Matrix Authentication Service")
-    for session, verdict in ((target.session, "pass"), (target.spoiled, "fail")):
-        (directory := tmp_path / verdict).mkdir()
-        async with before(target, directory, session) as gateway:
-            provision = gateway.running.provision
-            found = await examine_homeserver(provision.homeserver, 60, time.time, provision.sessions)
-        assert {finding.name: finding.verdict for finding in found}["session method"] == verdict
-        assert "fail" not in {finding.verdict for finding in found if finding.name != "session method"}
+@pytest.mark.parametrize("case", OTHERS, ids=str, indirect=True)
+@pytest.mark.parametrize("right", [True, False])
+async def test_another_way_to_sessions_is_seen(target: Target, tmp_path: Path, *, right: bool) -> None:
+    if "method" not in target.session:
+        pytest.skip("the application service login is the way there")
+    async with before(target, tmp_path, target.session if right else target.spoiled) as gateway:
+        provision = gateway.running.provision
+        found = await examine_homeserver(provision.homeserver, 60, time.time, provision.sessions)
+    told = {finding.name: finding.verdict for finding in found}
+    assert told.pop("session method") == ("pass" if right else "fail")
+    assert "fail" not in told.values()
