@@ -164,6 +164,7 @@ PALPO = Flavour(
         **dict.fromkeys(("register", "login"), (400, "M_UNKNOWN", "unknown data error happened")),
         "whoami": (400, "M_UNKNOWN", "Internal server error during authentication"),
         "available": (502, "M_UNKNOWN", "pool: `Error occurred while creating a new object`"),
+        "profile": (502, "M_UNKNOWN", "pool: `Error occurred while creating a new object`"),
     },
     has_jwt=True,
     lists_jwt=False,

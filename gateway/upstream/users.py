@@ -21,6 +21,8 @@ from gateway.upstream.pool import NotConnected, Reply
 # How long a failed registration may be looked into, in seconds.
 _SECOND_LOOK: Final = 10
 _ASKING: Final = "ask for the user"
+# Nobody's name, by which the log of the homeserver says who asks.
+_PROBE: Final = "_login_gateway_probe"
 
 
 async def kind_of(homeserver: Homeserver) -> HomeserverKind:
@@ -77,7 +79,7 @@ async def exists(homeserver: Homeserver, user_id: str) -> bool:
 
 async def _true_question(homeserver: Homeserver, kind: HomeserverKind) -> Existence:
     """Return the first question that says of a name which can't exist that it does not."""
-    nobody = _nobody(homeserver)
+    nobody = homeserver.user_id(f"nobody-{secrets.token_hex(16)}")
     failure: Refused | None = None
     for question in kind.existence:
         try:
@@ -161,13 +163,18 @@ _QUESTIONS: Final[dict[Existence, Callable[[Homeserver, str], Awaitable[bool]]]]
 }
 
 
-async def check_ready(homeserver: Homeserver) -> None:
-    """Ask whether the homeserver knows the `as_token` and can look for a user, as every login needs.
+async def check_ready(homeserver: Homeserver, *, needs_as_token: bool = True) -> None:
+    """Ask whether the homeserver can look for a user and knows the `as_token`, as logins need; no limit counts it.
 
-    Raises `Refused` or `HomeserverAnswered`. `/versions` tells neither: Dendrite answers it without its database.
+    `/versions` tells neither. Without its database Synapse still knows the token, and Dendrite says that there is no
+    such user. Raises `Refused` or `HomeserverAnswered`.
     """
-    await _check_as_token(homeserver)
-    await exists(homeserver, _nobody(homeserver))
+    profile = await _profile(homeserver, homeserver.user_id(_PROBE))
+    failure = classified(profile, _ASKING)
+    if isinstance(failure, Refused) and failure.refusal is Refusal.HOMESERVER_UNREACHABLE:
+        raise failure
+    if needs_as_token:
+        await _check_as_token(homeserver)
 
 
 async def _check_as_token(homeserver: Homeserver) -> None:
@@ -175,10 +182,6 @@ async def _check_as_token(homeserver: Homeserver) -> None:
     # tuwunel says M_NOT_FOUND until the sender of the registration has an account.
     if whoami.status != 200 and whoami.errcode != "M_NOT_FOUND":
         raise classified(whoami, "use the as_token")
-
-
-def _nobody(homeserver: Homeserver) -> str:
-    return homeserver.user_id(f"nobody-{secrets.token_hex(16)}")
 
 
 async def check_name(homeserver: Homeserver, localpart: str, *, exists: bool) -> None:

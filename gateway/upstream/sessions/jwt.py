@@ -110,9 +110,8 @@ class JwtSessions:
         return await end_sessions(self.homeserver, self.homeserver.user_id(localpart))
 
     async def check_ready(self) -> None:
-        """Ask the homeserver, which shows without an `as_token` no more than that it answers."""
-        if self.homeserver.as_token:
-            await check_ready(self.homeserver)
+        """Ask the homeserver, but not by a login of its own, which would count for a limit."""
+        await check_ready(self.homeserver, needs_as_token=bool(self.homeserver.as_token))
 
     async def misfit(self) -> str:
         """Look for the login, and try a token that is nobody's, so that no session can come of it."""

@@ -20,6 +20,7 @@ from gateway.upstream.mas import MasAdmin, MasUser
 from gateway.upstream.mas_answers import NAME, opened
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
+from gateway.upstream.users import check_ready
 
 # Keeps a session; the token and what the client calls the device are for naming it.
 Keep = Callable[[PersonalSession, str, str | None], Awaitable[None]]
@@ -115,8 +116,9 @@ class MasSessions:
         return await self.admin.end_all(localpart)
 
     async def check_ready(self) -> None:
-        """Ask the service for a user."""
+        """Ask the service for a user, and the homeserver."""
         await self.admin.find_user(_PROBE)
+        await check_ready(self.homeserver, needs_as_token=False)
 
     async def misfit(self) -> str:
         """Say so where the admin API does not let us in, or the homeserver's address does not lead to its login."""
