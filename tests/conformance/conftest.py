@@ -95,19 +95,30 @@ def _is_wanted(case: Case, name: str, url: bool) -> bool:  # noqa: FBT001 - two 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many tests each target has passed, failed and skipped."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    """Print a row for each target: how many tests of each part it has passed, and which it has not."""
+    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for outcome in _OUTCOMES:
         for report in terminalreporter.getreports(outcome):
             for name, value in getattr(report, "user_properties", ()):
-                counts[str(value)][outcome] += name == "target"
+                part = Path(report.nodeid.partition("::")[0]).stem.removeprefix("test_")
+                counts[str(value)][part][outcome] += name == "target"
     if not counts:
         return
-    lines: list[tuple[object, ...]] = [("", *_OUTCOMES)]
-    lines += [(target, *map(numbers.__getitem__, _OUTCOMES)) for target, numbers in counts.items()]
-    terminalreporter.section("homeservers")
-    for target, *cells in lines:
-        terminalreporter.line(str(target).ljust(24) + "".join(str(cell).rjust(10) for cell in cells))
+    parts = sorted({part for found in counts.values() for part in found})
+    terminalreporter.section("homeservers: tests passed (skipped)")
+    for target, *cells in [
+        ("", *parts),
+        *((target, *(_cell(found[part]) for part in parts)) for target, found in counts.items()),
+    ]:
+        terminalreporter.line(target.ljust(22) + "".join(cell.rjust(11) for cell in cells).rstrip())
+
+
+def _cell(found: Counter[str]) -> str:
+    if broken := found["failed"] + found["error"]:
+        return f"{broken} FAILED"
+    if not found.total():
+        return "-"
+    return f"{found['passed']} ({found['skipped']})" if found["skipped"] else str(found["passed"])
 
 
 @pytest.fixture(scope="session")
