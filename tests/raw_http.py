@@ -87,8 +87,19 @@ async def ask(port: int, start: str, *fields: str, body: bytes = b"") -> tuple[l
 
 def comparable(lines: list[bytes]) -> list[bytes]:
     """Leave out what differs from one answer to the next, and what frames the answer on each hop."""
-    hop = (b"Date: ", b"Connection: ", b"Transfer-Encoding: ", b"Server-Timing: ")
-    return [line for line in lines if not line.startswith(hop)]
+    hop = (b"date: ", b"connection: ", b"transfer-encoding: ", b"server-timing: ")
+    return [line for line in lines if not line.lower().startswith(hop)]
+
+
+def content(lines: list[bytes], body: bytes) -> bytes:
+    """Return the octets of a body without its chunks, which each hop makes as it likes."""
+    if not any(line.lower().startswith(b"transfer-encoding: chunked") for line in lines):
+        return body
+    found = b""
+    while body and (size := int(body.partition(b"\r\n")[0].partition(b";")[0], 16)):
+        body = body.partition(b"\r\n")[2]
+        found, body = found + body[:size], body[size + 2 :]
+    return found
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:

@@ -111,6 +111,7 @@ PALPO: Final = HomeserverKind(
     (Existence.AVAILABLE,),
     checks_sessions=False,
     lost_user="User not found.",
+    repeats_logins=True,
     lists_jwt_login=False,  # never
     leaves_devices=True,
     own_localparts=frozenset(("palpo",)),

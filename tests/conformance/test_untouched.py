@@ -12,7 +12,7 @@ from gateway.core.homeserver_kinds import kind_named
 from gateway.core.routing import means_login
 from tests.conformance.conftest import before
 from tests.conformance.targets import Target
-from tests.raw_http import ask, comparable
+from tests.raw_http import ask, comparable, content
 from tests.running_gateway import LOGIN, RunningGateway, mint
 
 pytestmark = pytest.mark.timeout(900)
@@ -68,9 +68,10 @@ async def compared(
     direct, direct_body = await ask(port, start, *fields, *framing, body=body)
     through, through_body = await ask(gateway.port, start, *fields, *framing, body=body)
     assert comparable(through) == comparable(direct), start
+    came = content(through, through_body)
     if b'"signatures"' not in direct_body:  # these hold the time
-        assert through_body == direct_body, start
-    return through, through_body
+        assert came == content(direct, direct_body), start
+    return through, came
 
 
 async def test_every_other_request_is_answered_as_the_homeserver_does(target: Target, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ async def test_the_flows_of_the_homeserver_stay_as_they_are_and_ours_comes_behin
 
 
 def without_length(lines: list[bytes]) -> list[bytes]:
-    return [line for line in comparable(lines) if not line.startswith(b"Content-Length: ")]
+    return [line for line in comparable(lines) if not line.lower().startswith(b"content-length: ")]
 
 
 def said(body: bytes) -> dict[str, Any]:

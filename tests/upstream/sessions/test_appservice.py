@@ -12,8 +12,8 @@ from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.sessions import UnknownUser, Wanted
 from gateway.upstream.sessions.appservice import AppserviceSessions
-from tests.fake_homeserver import FakeHomeserver, User, running_homeserver
-from tests.flavours import CONTINUWUITY, FLAVOURS, SYNAPSE, TUWUNEL, Flavour
+from tests.fake_homeserver import FakeHomeserver, Fault, User, running_homeserver
+from tests.flavours import CONTINUWUITY, DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME
 
 ALICE = f"@alice:{SERVER_NAME}"
@@ -45,6 +45,22 @@ async def test_a_user_that_is_not_there_is_known_as_such(flavour: Flavour) -> No
     async with sessions_on(flavour) as (sessions, _):
         with pytest.raises(UnknownUser):
             await sessions.open(Wanted("bob", LOGIN))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("device_id", ["PHONE", None])
+async def test_a_login_that_fails_beside_another_of_its_device_is_made_again_where_that_is_known(
+    flavour: Flavour, device_id: str | None
+) -> None:
+    async with sessions_on(flavour) as (sessions, fake):
+        fake.faults["login"] = Fault((500, "M_UNKNOWN"))
+        wanted = Wanted("alice", LoginRequest("token", device_id))
+        if device_id and flavour in {DENDRITE, PALPO}:  # both keep devices in PostgreSQL
+            assert (await sessions.open(wanted)).status == 200
+            return
+        with pytest.raises(Refused, match="500"):
+            await sessions.open(wanted)
+        assert len(fake.to("/login")) == 1
 
 
 async def test_only_what_the_client_gave_is_asked_for() -> None:
