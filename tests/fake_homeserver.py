@@ -151,6 +151,8 @@ class FakeHomeserver(FakeServer):
             raise _Refused((400, "M_EXCLUSIVE"), "This user ID is reserved by an application service.")
         if name in self.users:
             raise _Refused((400, "M_USER_IN_USE"))
+        if self.is_down:  # Dendrite's way: it says so, and makes nobody
+            return self._json({"user_id": f"@{name}:{SERVER_NAME}"})
         self.users[name] = User(
             name if self.flavour.names_by_localpart else None,
             was_guest=self.flavour.needs_password and not body.get("password"),

@@ -82,7 +82,7 @@ SYNAPSE = Flavour(
     hides_empty_profiles=True,
     reserved=None,
     names_by_localpart=True,
-    down=dict.fromkeys(("register", "login", "profile", "versions"), _FAILED),
+    down=dict.fromkeys(("register", "login", "profile"), _FAILED),  # it knows application services by heart
     outside_namespace=(403, "M_FORBIDDEN"),
     ends_old=False,
     refreshes=True,
@@ -101,7 +101,7 @@ DENDRITE = Flavour(
     locked=None,
     max_user_id=254,
     down={
-        **dict.fromkeys(("register", "login", "available"), _FAILED),
+        **dict.fromkeys(("login", "available"), _FAILED),
         "whoami": (500, "", ""),
         "asserted": (403, "M_FORBIDDEN", "Forbidden: appservice has not registered this user"),
         "profile": (404, "M_NOT_FOUND", "The user does not exist or does not have a profile"),

@@ -66,15 +66,16 @@ def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered |
     # The latter where the name is among tuwunel's `forbidden_usernames`.
     if reply.errcode == "M_INVALID_USERNAME" or reply.error.endswith("Username is forbidden"):
         return Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
+    told = f"{reply.status} {reply.errcode}".strip()
     if reply.status >= 500 or reply.error in _FAILURES:
         return Refused(
             Refusal.HOMESERVER_UNREACHABLE,
-            reason=f"could not {doing}: the homeserver failed with {reply.status} {reply.errcode}",
+            reason=f"could not {doing}: the homeserver failed with {told}",
         )
     hint = hint or _HINTS.get(reply.errcode.removeprefix("IO.ELEMENT.MSC4190."), _HINT_FORBIDDEN)
     return Refused(
         Refusal.HOMESERVER_REFUSES_GATEWAY,
-        reason=f"could not {doing}: the homeserver answered {reply.status} {reply.errcode}; {hint}",
+        reason=f"could not {doing}: the homeserver answered {told}; {hint}",
     )
 
 

@@ -16,7 +16,7 @@ from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.users import kind_of
 
-# Seconds for which it is known what a login needs, and which the question for it may take.
+# Seconds for which an answer of the homeserver stands, and which all questions may take.
 _KNOWN_FOR: Final = 5
 _LONGEST_QUESTION: Final = 10
 
@@ -81,29 +81,25 @@ class Health:
         return "ok"
 
     async def _homeserver(self) -> str:
-        try:
-            reply = await self.homeserver.versions()
-            if reply.status != 200:
-                return f"answers {reply.status}"
-            await kind_of(self.homeserver)  # which is asked once, and was perhaps down at our start
-        except Refused as refused:
-            return refused.reason
-        return "ok" if self.sessions is None else await self._login(self.sessions)
-
-    async def _login(self, sessions: SessionMethod) -> str:
-        """Say what a login lacks behind the gateway, asked once for all who want to know at about the same time."""
+        """Say what is lacking behind the gateway, asked once for all who want to know at about the same time."""
         now = asyncio.get_running_loop().time()
         if self._question is None or (self._question.done() and now - self._asked_at >= _KNOWN_FOR):
-            self._question, self._asked_at = self.background.spawn(_lacking(sessions), "ready"), now
+            question = _lacking(self.homeserver, self.sessions)
+            self._question, self._asked_at = self.background.spawn(question, "ready"), now
         return await asyncio.shield(self._question)
 
 
-async def _lacking(sessions: SessionMethod) -> str:
+async def _lacking(homeserver: Homeserver, sessions: SessionMethod | None) -> str:
     try:
         async with asyncio.timeout(_LONGEST_QUESTION):
-            await sessions.check_ready()
+            reply = await homeserver.versions()
+            if reply.status != 200:
+                return f"answers {reply.status}"
+            if sessions is not None:
+                await kind_of(homeserver)  # which is asked once, and was perhaps down at our start
+                await sessions.check_ready()
     except TimeoutError:
-        return f"takes more than {_LONGEST_QUESTION} s to say what a login needs"
+        return f"no answer within {_LONGEST_QUESTION} s"
     except Refused as refused:
         return refused.reason
     except HomeserverAnswered as answered:  # as where it limits us: it works

@@ -15,6 +15,7 @@ from gateway.storage.database import DatabaseSettings, open_database
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
 from gateway.upstream.pool import Pool, PoolSettings
+from gateway.web import admin
 from gateway.web.admin import Health
 from tests.beside import change
 from tests.fake_homeserver import FakeHomeserver, Fault, running_homeserver
@@ -87,12 +88,45 @@ async def test_a_homeserver_without_its_database_makes_it_unready(
 async def test_what_a_login_needs_is_asked_once_for_many(health: str, homeserver: FakeHomeserver) -> None:
     homeserver.faults["whoami"] = Fault(wait=asyncio.Event(), breaks="head", times=9)
     asked = [asyncio.create_task(ask(f"{health}/ready")) for _ in range(20)]
-    await until(lambda: len(homeserver.to("/versions")) == 20)
+    await until(lambda: bool(homeserver.to("/whoami")))
+    await asyncio.sleep(0.1)
+    assert len(homeserver.to("/versions")) == 1
     assert homeserver.faults["whoami"].wait is not None
     homeserver.faults["whoami"].wait.set()
     assert {status for status, _ in await asyncio.gather(*asked)} == {503}
     assert len(homeserver.to("/whoami")) <= 2  # one is repeated on another connection
     assert (await ask(f"{health}/ready"))[0] == 503  # as is known for a moment
+
+
+async def test_where_nobody_logs_in_by_a_jwt_it_is_asked_once_too(
+    tmp_path: Path, homeserver: FakeHomeserver, unused_tcp_port: int
+) -> None:
+    server = {"admin_listen": f"127.0.0.1:{unused_tcp_port}"}
+    async with running_gateway(tmp_path, homeserver.url, server=server, jwt={"enable": False}):
+        for _ in range(3):
+            assert (await ask(f"http://127.0.0.1:{unused_tcp_port}/health/ready"))[0] == 200
+    assert [seen.path for seen in homeserver.seen] == ["/_matrix/client/versions"]
+
+
+@pytest.mark.parametrize("call", ["versions", "whoami", "profile"])
+async def test_who_asks_hears_of_a_homeserver_that_hangs(
+    call: str, health: str, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_LONGEST_QUESTION", 0.2)
+    homeserver.faults[call] = Fault(wait=asyncio.Event())
+    async with asyncio.timeout(3):
+        status, parts = await ask(f"{health}/ready")
+    assert (status, parts["homeserver"]) == (503, "no answer within 0.2 s")
+
+
+async def test_it_is_ready_again_a_moment_after_its_homeserver_is(
+    health: str, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_KNOWN_FOR", 0.1)
+    for is_down, status in ((True, 503), (False, 200), (True, 503)):
+        homeserver.is_down = is_down
+        await asyncio.sleep(0.1)
+        assert (await ask(f"{health}/ready"))[0] == status
 
 
 async def test_a_limit_of_the_homeservers_is_no_failure(health: str, homeserver: FakeHomeserver) -> None:
