@@ -62,12 +62,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep the cases that `--homeserver` names: all but somebody's own where it names none."""
     wanted: str = config.getoption("--homeserver")
     url = "://" in wanted
-    behind_mas = "mas_url" in config.getoption("--session")
+    otherwise = "method" in json.loads(config.getoption("--session"))
     others = [
         item
         for item in items
         if (case := _case_of(item))
-        and not (_is_wanted(case, "" if url else wanted, url) and not (behind_mas and _needs_appservice(item)))
+        and not (_is_wanted(case, "" if url else wanted, url) and not (otherwise and _needs_appservice(item)))
     ]
     for item in items:
         if case := _case_of(item):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import BY_APPSERVICE, WITHOUT_JWT, Case, before, user_id
+from tests.conformance.conftest import WITHOUT_JWT, Case, before, user_id
 from tests.conformance.targets import OfAnybody, Target
-from tests.flavours import DENDRITE
+from tests.flavours import DENDRITE, PALPO
 from tests.running_gateway import mint
 
 pytestmark = pytest.mark.timeout(900)
+FAILING = (DENDRITE, PALPO)  # on PostgreSQL one of two fails, but for the repetition
 without_jwt = pytest.mark.parametrize("case", WITHOUT_JWT, ids=str, indirect=True)
 
 
@@ -69,13 +70,12 @@ async def test_sessions_of_one_device_at_once_end_with_one_of_them(
         await until_ended(target, (answer.body["access_token"] for answer in answers))
 
 
-@pytest.mark.parametrize("case", BY_APPSERVICE, ids=str, indirect=True)
 async def test_of_two_sessions_of_one_device_at_once_over_two_gateways_one_lasts(
     target: Target, tmp_path: Path, localpart: str
 ) -> None:
     (tmp_path / "other").mkdir()
     async with before(target, tmp_path) as one, before(target, tmp_path / "other") as other:
-        for name in (f"{localpart}-{number}" for number in range(60 if target.flavour is DENDRITE else 5)):
+        for name in (f"{localpart}-{number}" for number in range(60 if target.flavour in FAILING else 5)):
             pair = await asyncio.gather(*(gateway.log_in(mint(name), device_id="PHONE") for gateway in (one, other)))
             assert [answer.status for answer in pair] == [200, 200]
             assert user_id(name) in {await target.user_of(answer.body["access_token"]) for answer in pair}

@@ -64,6 +64,24 @@ async def test_sessions_of_one_device_at_once_are_opened_one_after_the_other(fla
         assert ALICE in fake.sessions.values()
 
 
+@pytest.mark.parametrize(
+    ("flavour", "device_id", "times"),
+    [(PALPO, "PHONE", 1), (PALPO, "PHONE", 2), (PALPO, None, 1), (SYNAPSE, "PHONE", 1)],
+)
+async def test_a_session_of_a_device_that_failed_where_two_at_once_do_is_asked_for_once_more(
+    flavour: Flavour, device_id: str | None, times: int
+) -> None:
+    async with sessions_on(flavour) as (sessions, fake):
+        fake.faults["login"] = Fault((500, "M_UNKNOWN"), times=times)
+        wanted = Wanted("alice", LoginRequest("token", device_id=device_id))
+        if flavour is PALPO and device_id and times == 1:
+            assert (await sessions.open(wanted)).status == 200
+            assert len({seen.json()["token"] for seen in fake.to("/login")}) == 2
+        else:
+            with pytest.raises(MaybeMade):
+                await sessions.open(wanted)
+
+
 async def test_a_token_is_the_homeservers_and_good_for_a_minute() -> None:
     names = {"jwt_issuer": "us", "jwt_audience": "them", "jwt_subject_claim": "user"}
     settings = {"jwt_algorithm": "HS512", "jwt_display_name_claim": "name", **names}
