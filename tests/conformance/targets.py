@@ -125,7 +125,8 @@ class BehindMas:
     patience: ClassVar[float] = 5
 
     def __post_init__(self) -> None:
-        self.url, self.session = self.mas.homeserver.url, self.mas.settings
+        self.homeserver = self.mas.homeserver
+        self.url, self.session = self.homeserver.url, self.mas.settings
         self.spoiled = {**self.session, "mas_client_secret": NOBODYS}
 
     async def add(self, localpart: str) -> None:
@@ -141,28 +142,28 @@ class BehindMas:
         self.mas.users[localpart].deactivated = True
 
     async def user_of(self, token: str) -> str | None:
-        return self.mas.homeserver.sessions.get(token)
+        return self.homeserver.sessions.get(token)
 
     def narrow(self) -> dict[str, Any]:
         raise NotImplementedError
 
     async def devices(self, token: str) -> dict[str, str | None]:
-        return self.mas.homeserver.named_devices(token)
+        return self.homeserver.named_devices(token)
 
     async def add_ghost(self, localpart: str) -> None:
         raise NotImplementedError
 
     @asynccontextmanager
     async def stopped(self) -> AsyncIterator[None]:
-        await self.mas.homeserver.stop()
+        await self.homeserver.stop()
         await self.mas.stop()
         yield
         await self.mas.start()
-        await self.mas.homeserver.start()
+        await self.homeserver.start()
 
     async def lose(self, localpart: str) -> None:
         del self.mas.users[localpart]
-        self.mas.homeserver.lose(localpart)
+        self.homeserver.lose(localpart)
 
 
 @dataclass

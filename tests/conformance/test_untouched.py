@@ -11,7 +11,8 @@ import pytest
 from gateway.core.homeserver_kinds import kind_named
 from gateway.core.routing import means_login
 from tests.conformance.conftest import before
-from tests.conformance.targets import Target
+from tests.conformance.targets import BehindMas, Fake, Target
+from tests.fake_server import Seen
 from tests.raw_http import ask, comparable, content
 from tests.running_gateway import LOGIN, RunningGateway, mint
 
@@ -68,10 +69,18 @@ async def compared(
     direct, direct_body = await ask(port, start, *fields, *framing, body=body)
     through, through_body = await ask(gateway.port, start, *fields, *framing, body=body)
     assert comparable(through) == comparable(direct), start
+    if isinstance(target, Fake | BehindMas):
+        one, other = [each for each in target.homeserver.seen if f"{each.method} {each.target}" == start][-2:]
+        assert (one.body, arrived(one)) == (other.body, arrived(other)), start
     came = content(through, through_body)
     if b'"signatures"' not in direct_body:  # these hold the time
         assert came == content(direct, direct_body), start
     return through, came
+
+
+def arrived(seen: Seen) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a request but for those that we say for whom it is made by."""
+    return [field for field in seen.fields if not field[0].lower().startswith((b"x-forwarded-", b"connection"))]
 
 
 async def test_every_other_request_is_answered_as_the_homeserver_does(target: Target, tmp_path: Path) -> None:
