@@ -118,14 +118,15 @@ class Provision:
         if not ours:
             return False
         made = not exists and await self._register(who, localpart, account)
-        await self.accounts.activate(localpart)
-        return made
+        first = await self.accounts.activate(localpart)
+        # Of many logins at once that find what one made which broke off, one says so.
+        settled = not exists and first and is_settled_as_ours(who.issuer.accounts, account, self.now())
+        return made or settled
 
     async def _register(self, who: Verified, localpart: str, row: Account | None) -> bool:
         """Have the account made, and say whether it is new. The row goes after a refusal if this login wrote it."""
-        rules = who.issuer.accounts
         try:
-            made = await self._make(who, localpart, row)
+            return await self._make(who, localpart, row)
         except (MaybeMade, asyncio.CancelledError):
             await self.accounts.keep_pending(localpart)
             raise
@@ -133,7 +134,6 @@ class Provision:
             if row is None:
                 await self.accounts.give_up(localpart)
             raise
-        return made or is_settled_as_ours(rules, row, self.now())
 
     async def _make(self, who: Verified, localpart: str, row: Account | None) -> bool:
         """Have the account made and say whether it is new; raises as `register` and `open` of the method do."""

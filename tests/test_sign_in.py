@@ -356,6 +356,17 @@ async def test_an_account_of_a_login_that_broke_off_is_told_as_made_by_the_next(
         assert gateway.log.count("made=True") == 1
 
 
+async def test_an_account_of_a_login_that_broke_off_is_told_as_made_by_one_of_the_next_at_once(
+    tmp_path: Path, homeserver: FakeHomeserver
+) -> None:
+    async with running_gateway(tmp_path, homeserver.url) as gateway:
+        homeserver.faults["register"] = Fault(breaks="after")
+        assert (await gateway.log_in(mint())).status == 502
+        answers = await asyncio.gather(*(gateway.log_in(mint()) for _ in range(20)))
+        assert [answer.status for answer in answers] == [200] * 20
+        assert gateway.log.count("made=True") == 1
+
+
 async def test_a_registration_that_takes_too_long_is_finished_by_the_next_login(
     tmp_path: Path, homeserver: FakeHomeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,9 +105,9 @@ class Accounts:
         """Keep a row whose account may be there on the homeserver; False when it is gone, or is there for sure."""
         return await self._move(localpart, State.PENDING)
 
-    async def activate(self, localpart: str) -> None:
-        """Mark an account as there on the homeserver."""
-        await self._move(localpart, State.ACTIVE)
+    async def activate(self, localpart: str) -> bool:
+        """Mark an account as there on the homeserver; False when it was already, or is locked."""
+        return await self._move(localpart, State.ACTIVE)
 
     async def unsettled(self, since: int) -> list[Account]:
         """Return accounts made since then whose registration has not come to its end, the oldest first."""

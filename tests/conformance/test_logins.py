@@ -36,7 +36,9 @@ async def test_first_logins_of_one_user_at_once_all_succeed(target: Target, tmp_
         assert [answer.status for answer in answers] == [200] * 20
         for answer in answers:
             assert await target.user_of(answer.body["access_token"]) == user_id(localpart)
-        assert "made=True" in gateway.log
+        # The one that made it, and one that can't know whether a login before it had. A JWT login does not say.
+        most = 20 if target.session.get("method") == "jwt" else 2
+        assert 1 <= gateway.log.count("made=True") <= most
     assert rows(tmp_path) == [(localpart, "active")]
 
 
