@@ -24,6 +24,7 @@ _PROBES: Final = tuple(
         "/_matrix/client/versions",
         "/_tuwunel/server_version",
         "/_matrix/key/v2/server",
+        "/_matrix/client/v3/account/whoami",
     )
 )
 _FLOWS: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"flows": []}'
