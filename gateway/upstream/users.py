@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from gateway.core.headers import Field
-from gateway.core.homeserver_kinds import Availability, Existence, HomeserverKind, availability, kind_named
+from gateway.core.homeserver_kinds import Availability, Existence, HomeserverKind, Probe, availability, kind_named
 from gateway.core.identity import is_grammatical
 from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import HomeserverAnswered, MaybeMade, classified, is_unknown_user
@@ -30,14 +30,26 @@ async def kind_of(homeserver: Homeserver) -> HomeserverKind:
     known = homeserver.known
     if known.kind is None:
         name, _ = await software(homeserver)
-        theirs = await server_name(homeserver)
-        if theirs and theirs != homeserver.server_name:
+        kind, theirs = kind_named(name), await server_name(homeserver)
+        told = f"is {theirs}" if theirs else f"is not {homeserver.server_name}"
+        if theirs != homeserver.server_name and (theirs or not await _may_be_ours(homeserver, kind)):
             raise Refused(
                 Refusal.HOMESERVER_REFUSES_GATEWAY,
-                reason=f"the homeserver is {theirs}: server_name must be the homeserver's own",
+                reason=f"the homeserver {told}: server_name must be the homeserver's own",
             )
-        known.kind = kind_named(name)
+        known.kind = kind
     return known.kind
+
+
+async def _may_be_ours(homeserver: Homeserver, kind: HomeserverKind) -> bool:
+    """Say whether a homeserver that does not say its name may have ours, by the login of nobody's whole id.
+
+    So tuwunel is with federation off, before the sender of the registration has an account.
+    """
+    if kind.probe is not Probe.UNKNOWN or not homeserver.as_token:
+        return True
+    reply = await homeserver.log_in(homeserver.user_id(f"nobody-{secrets.token_hex(16)}"), {})
+    return is_unknown_user(reply, kind) or reply.errcode != "M_UNKNOWN"
 
 
 async def software(homeserver: Homeserver) -> tuple[str, str]:
