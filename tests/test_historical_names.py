@@ -20,6 +20,7 @@ HISTORICAL = [
     ("Max Mustermann", "max mustermann"),
     ("4711", "4711"),
     ("李雷", "李雷"),
+    ("\u0130smail", "i\u0307smail"),  # the Turkish capital, which becomes an i and a combining dot
 ]
 # Where a homeserver keeps users of such names: Synapse from its first years.
 WITH_SUCH_USERS = [SYNAPSE, PALPO]
@@ -75,16 +76,16 @@ async def test_it_is_off_unless_it_is_asked_for(flavour: Flavour, subject: str, 
         assert homeserver.sessions == {}
 
 
-# "\u212aate" begins with the Kelvin sign, which Unicode folds onto k, and "\u0130" with it onto an i and a dot.
+# "\u212aate" begins with the Kelvin sign, which Unicode folds onto k.
 @by_name
 @pytest.mark.parametrize(
-    "subject", ["_irc_bob", "@anna", "a:b", "an\u200bna", "anna\u202e", "\u212aate", "\u0130", " ", "a\tb"]
+    "subject", ["_irc_bob", "@anna", "a:b", "an\u200bna", "anna\u202e", "\u212aate", " ", "a\tb"]
 )
 async def test_what_could_be_somebody_else_is_refused_all_the_same(
     flavour: Flavour, subject: str, tmp_path: Path
 ) -> None:
     async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
-        homeserver.users = {name: User() for name in ("_irc_bob", "anna", "kate", "i\u0307", "a")}
+        homeserver.users = {name: User() for name in ("_irc_bob", "anna", "kate", "a")}
         answer = await gateway.log_in(mint(subject))
         assert (answer.status, answer.body["errcode"]) == (400, "M_INVALID_USERNAME")
         assert homeserver.sessions == {}

@@ -1,7 +1,7 @@
 """Claims to a Matrix user: which subject this is, and which localpart it gets.
 
 Grammar of user ids: Matrix specification, appendix 'User identifiers'. Nothing but A-Z is folded onto ASCII: Unicode
-folds other characters onto it too (U+212A, the Kelvin sign, becomes `k`), and with them two subjects onto one user.
+folds the Kelvin sign (U+212A) onto it too, which becomes `k`, and with it two subjects onto one user.
 """
 
 import re
@@ -195,13 +195,9 @@ def lowercase(name: str, mapping: UserMapping) -> str:
     if not mapping.rules.lowercase:
         return name
     name = name.translate(_UPPER_TO_LOWER)
-    if mapping.rules.historical and all(char.isascii() or not _has_ascii(char.lower()) for char in name):
+    if mapping.rules.historical and all(char.isascii() or not char.lower().isascii() for char in name):
         return name.lower()
     return name
-
-
-def _has_ascii(text: str) -> bool:
-    return any(char.isascii() for char in text)
 
 
 def strip_server_name(name: str, mapping: UserMapping) -> str:
