@@ -79,6 +79,7 @@ SYNAPSE = Flavour(
     (404, "M_UNKNOWN"),
     no_profile=(404, "M_UNKNOWN"),
     names=_ANY,
+    tells_guests=True,
     hides_empty_profiles=True,
     reserved=None,
     names_by_localpart=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_homeserver import FakeHomeserver, User, running_homeserver
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User, running_homeserver
 from tests.flavours import PALPO, SYNAPSE, Flavour
 from tests.running_gateway import AS_TOKEN, LOGIN, SERVER_NAME, RunningGateway, mint, running_gateway
 
@@ -104,6 +104,19 @@ async def test_a_name_is_the_users_alone_whose_case_it_has(tmp_path: Path) -> No
         assert homeserver.sessions == {}
 
 
+@pytest.mark.parametrize("method", ["appservice", "jwt"])
+async def test_nobody_is_a_guest_of_synapse_whose_names_are_digits(method: str, tmp_path: Path) -> None:
+    session = {"method": method, "jwt_secret": JWT_SECRET} if method == "jwt" else {}
+    async with (
+        running_homeserver(SYNAPSE) as homeserver,
+        gateway_of(tmp_path, homeserver, session=session) as gateway,
+    ):
+        homeserver.jwt_claims = {}
+        homeserver.users = {"1": User("1", was_guest=True), "4711": User("4711")}
+        assert [(await gateway.log_in(mint(name))).status for name in ("1", "4711", "1")] == [403, 200, 403]
+        assert list(homeserver.sessions.values()) == [f"@4711:{SERVER_NAME}"]
+
+
 @by_name
 async def test_of_subjects_that_differ_in_case_alone_the_first_has_the_user(flavour: Flavour, tmp_path: Path) -> None:
     async with running_homeserver(flavour) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
@@ -136,7 +149,7 @@ async def test_existing_accounts_are_refused_where_that_is_asked_for(flavour: Fl
 
 
 async def test_by_the_homeservers_own_jwt_login_nobody_is_made_either(tmp_path: Path) -> None:
-    session = {"method": "jwt", "jwt_secret": "the secret that the homeserver has, 32 bytes or more"}
+    session = {"method": "jwt", "jwt_secret": JWT_SECRET}
     async with running_homeserver(PALPO) as homeserver:
         homeserver.jwt_claims = {}
         homeserver.users["jörg"] = User()

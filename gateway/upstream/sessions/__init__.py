@@ -70,6 +70,11 @@ class Wanted:
     may_make: bool = True
     fresh: bool = False
 
+    def is_sure(self, kind: HomeserverKind) -> bool:
+        """Say whether a session can't be that of nobody, of a guest, or of a user who is deactivated."""
+        # Synapse names its guests by digits, and only a session tells who is one.
+        return self.fresh or not (kind.checks_sessions or self.localpart.isdigit())
+
     def on_device(self, device_id: str) -> "Wanted":
         """Return the same session on a certain device, or itself where that is ""."""
         return replace(self, request=replace(self.request, device_id=device_id)) if device_id else self

@@ -58,8 +58,7 @@ class AppserviceSessions:
         if reply.status != 200:
             raise UnknownUser(reply) if is_unknown_user(reply, kind) else classified(reply, "log the user in")
         self.homeserver.check_session(reply, wanted.localpart)
-        sure = wanted.fresh or not kind.checks_sessions
-        if not sure and not await is_of_user(self.homeserver, wanted.localpart, reply):
+        if not wanted.is_sure(kind) and not await is_of_user(self.homeserver, wanted.localpart, reply):
             raise UnknownUser(reply, str(reply.json().get("device_id", "")))
         return reply
 

@@ -91,8 +91,7 @@ class JwtSessions:
         if reply.status != 200:
             raise self._meaning(reply)
         self.homeserver.check_session(reply, wanted.localpart)
-        sure = wanted.fresh or not kind.checks_sessions
-        if not sure and not await is_of_user(self.homeserver, wanted.localpart, reply):
+        if not wanted.is_sure(kind) and not await is_of_user(self.homeserver, wanted.localpart, reply):
             raise UnknownUser(reply)
         return reply
 
