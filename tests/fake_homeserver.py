@@ -349,7 +349,10 @@ class FakeHomeserver(FakeServer):
         if "user_id=" in seen.target:
             user_id = self._assert(seen)
             return self._end_sessions([f"hidden {user_id[1:].partition(':')[0]}"])
-        return self._end_sessions([self._own_token(seen)])
+        token = self._own_token(seen)
+        if self.users[self.sessions[token][1:].partition(":")[0]].was_guest and not self.flavour.guests_log_out:
+            raise _Refused((403, "M_GUEST_ACCESS_FORBIDDEN"), "Guest access not allowed")
+        return self._end_sessions([token])
 
     def _log_out_all(self, seen: Seen) -> web.Response:
         if "user_id=" in seen.target:

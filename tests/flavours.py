@@ -36,6 +36,7 @@ class Flavour:
     devices: tuple[str | None, str | None] = (None, None)
     leaves_devices: bool = False
     tells_guests: bool = False
+    guests_log_out: bool = True
     max_user_id: int = 255
     told_by: str = "/_matrix/federation/v1/version"
     names: re.Pattern[str] = GRAMMAR
@@ -80,6 +81,7 @@ SYNAPSE = Flavour(
     no_profile=(404, "M_UNKNOWN"),
     names=_ANY,
     tells_guests=True,
+    guests_log_out=False,
     hides_empty_profiles=True,
     reserved=None,
     names_by_localpart=True,

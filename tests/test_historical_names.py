@@ -2,13 +2,14 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, User, running_homeserver
-from tests.flavours import PALPO, SYNAPSE, Flavour
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
+from tests.flavours import DENDRITE, PALPO, SYNAPSE, Flavour
 from tests.running_gateway import AS_TOKEN, LOGIN, SERVER_NAME, RunningGateway, mint, running_gateway
 
 # Subject and localpart: as Palpo's own JWT login makes users of them.
@@ -160,6 +161,23 @@ async def test_by_the_homeservers_own_jwt_login_nobody_is_made_either(tmp_path: 
                 found = [(await gateway.log_in(mint(name))).status for name in ("jörg", "jörg", "anna@example.com")]
                 assert found == statuses
         assert list(homeserver.users) == ["jörg"]
+
+
+async def test_a_session_that_only_asks_is_ended_or_nobody_is_told_of_the_user(tmp_path: Path) -> None:
+    async with running_homeserver(PALPO) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        homeserver.users["jörg"] = User()
+        homeserver.faults["logout"] = Fault((500, "M_UNKNOWN"))
+        assert [(await gateway.log_in(mint("jörg"))).status for _ in range(2)] == [502, 200]
+        assert len(homeserver.sessions) == 2  # the one of the failure stays
+    assert rows(tmp_path) == [("jörg", "active")]
+
+
+async def test_where_a_session_may_be_nobodys_it_tells_of_no_user(tmp_path: Path) -> None:
+    hollow = replace(DENDRITE, name="another", no_profile=(403, "M_FORBIDDEN"), checks_login_names=False)
+    async with running_homeserver(hollow) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        assert (await gateway.log_in(mint("jörg"))).status == 502
+        assert (homeserver.users, homeserver.sessions) == ({}, {})
+    assert rows(tmp_path) == []
 
 
 async def test_the_login_may_name_such_a_user(tmp_path: Path) -> None:
