@@ -227,6 +227,17 @@ async def test_a_homeserver_that_hides_its_software_is_a_warning(homeserver: Fak
     assert verdicts(await examine(homeserver.url), "warn") == {"software", "namespace", "bridges"}
 
 
+@pytest.mark.parametrize("flavour", [DENDRITE, PALPO], ids=lambda flavour: flavour.name)
+async def test_a_set_up_that_is_right_does_not_fail_where_the_software_is_hidden(flavour: Flavour) -> None:
+    async with running_homeserver(flavour) as homeserver:
+        homeserver.answers[flavour.told_by] = lambda: web.json_response({"versions": ["v1.11"]})
+        found = await examine(homeserver.url)
+
+    assert verdicts(found, "fail") == set()
+    assert verdicts(found, "warn") == {"software", "as_token", "namespace", "bridges"}
+    assert found["as_token"].says.startswith(f"it is that of @_login_gateway:{SERVER_NAME}, who has a device: ")
+
+
 @pytest.mark.parametrize(
     ("ahead", "verdict"), [(0, "pass"), (20, "warn"), (-20, "warn"), (90, "fail"), (-90, "fail")]
 )

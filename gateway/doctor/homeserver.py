@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 from gateway.core.homeserver_kinds import HomeserverKind, Probe, kind_named
+from gateway.core.identity import SENDER_LOCALPART
 from gateway.doctor import Finding
 from gateway.errors import Refused
 from gateway.upstream.answers import is_unknown_user
@@ -96,7 +97,7 @@ class _Examination:
         found += [await self._server_name(), await self._paths()]
         if self.homeserver.as_token:
             found.append(await self._as_token(whoami))
-        accepted = found[-1].verdict == "pass"
+        accepted = found[-1].verdict != "fail"
         if self.method is not None:
             found.append(await self._session_method(self.method))
             if found[-1].verdict == "fail":
@@ -171,10 +172,13 @@ class _Examination:
             says = f"the homeserver does not accept it: {_told(whoami)}"
             return Finding(name, "fail", says, _REGISTER)
         # Dendrite and Palpo say of an application service too that it has a device; only a login tells.
-        if whoami.json().get("device_id") is not None and not await self._logs_in_others():
-            says = f"it is the access token of a device of {user_id}, not of an application service"
-            return Finding(name, "fail", says, _REGISTER)
-        return Finding(name, "pass", f"accepted, as {user_id}")
+        if whoami.json().get("device_id") is None or await self._logs_in_others():
+            return Finding(name, "pass", f"accepted, as {user_id}")
+        if self._kind.probe is Probe.NONE and user_id == self.homeserver.user_id(SENDER_LOCALPART):
+            says = f"it is that of {user_id}, who has a device: some homeservers give application services one"
+            return Finding(name, "warn", says, f"try one login; if it is refused, {_REGISTER}")
+        says = f"it is the access token of a device of {user_id}, not of an application service"
+        return Finding(name, "fail", says, _REGISTER)
 
     async def _logs_in_others(self) -> bool:
         if self._kind.probe is Probe.NONE:
