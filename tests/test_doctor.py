@@ -235,6 +235,7 @@ async def test_a_set_up_that_is_right_does_not_fail_where_the_software_is_hidden
 
     assert verdicts(found, "fail") == set()
     assert verdicts(found, "warn") == {"software", "as_token", "namespace", "bridges"}
+    assert found["bridges"].says.startswith("users of bridges whom the homeserver has already look like anybody")
     assert found["as_token"].says.startswith(f"it is that of @_login_gateway:{SERVER_NAME}, who has a device: ")
 
 
@@ -342,6 +343,8 @@ async def test_a_database_that_serve_will_make_is_a_warning_and_is_not_made(tmp_
     finding = await examine_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/gateway.db"))
 
     assert (finding.verdict, list(tmp_path.iterdir())) == ("warn", [])
+    assert "it is not there yet; `serve` and `database upgrade` make it" in finding.says
+    assert finding.mend == "nothing to do: `serve` does it at its start"
 
 
 async def test_a_database_of_another_program_fails(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ async def examine_database(settings: DatabaseSettings) -> Finding:
             await database.check_writable()
             return Finding(name, "pass", "it can be written, and its schema is up to date")
     except NeedsUpgrade as needs:
-        return Finding(name, "warn", str(needs), "`serve` does it at its start, `database upgrade` now")
+        return Finding(name, "warn", str(needs), "nothing to do: `serve` does it at its start")
     except Unusable as unusable:
         return Finding(name, "fail", str(unusable), "see [database] url, and who may read and write it")
     except Refused as refused:

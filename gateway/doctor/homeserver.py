@@ -199,10 +199,10 @@ class _Examination:
     def _bridges(self) -> list[Finding]:
         if self._kind.tells_ghosts:
             return []
-        says = f"users of bridges whom {self.software or 'it'} has already look like anybody, and log in"
+        says = f"users of bridges whom {self.software or 'the homeserver'} has already look like anybody, and log in"
         if self.denies:
             return [Finding("bridges", "pass", f"{says}, but for the names in [identity] deny")]
-        mend = """put the names of each bridge into [identity] deny, such as "^telegram_" and "^telegrambot$\""""
+        mend = 'put the names of each bridge into [identity] deny, such as "^telegram_" and "^telegrambot$"'
         return [Finding("bridges", "warn", says, mend)]
 
     def _deactivated(self) -> list[Finding]:
