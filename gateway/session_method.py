@@ -11,10 +11,10 @@ from gateway.storage.database import Database
 from gateway.storage.personal_sessions import PersonalSessions
 from gateway.tasks import Background
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import kind_of
 from gateway.upstream.mas import MasAdmin
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.chosen import chosen_method, keep_nothing, mas_admin
-from gateway.upstream.users import kind_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from gateway.doctor import Finding
 from gateway.errors import Refused
 from gateway.upstream.answers import is_unknown_user
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import server_name, software
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import SessionMethod
 from gateway.upstream.sessions.jwt import JwtSessions, own_jwt_logins
-from gateway.upstream.users import server_name, software
 
 # A difference of clocks that well-kept machines do not have, in seconds.
 _NOTABLE_DIFFERENCE: Final = 5

@@ -10,8 +10,9 @@ from urllib.parse import quote
 from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import HomeserverAnswered, classified
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import kind_of
 from gateway.upstream.pool import Reply
-from gateway.upstream.users import exists, kind_of
+from gateway.upstream.users import exists
 
 
 async def end_sessions(homeserver: Homeserver, user_id: str) -> bool:

@@ -10,7 +10,7 @@ from gateway.core.avatars import is_mxc
 from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import classified
 from gateway.upstream.homeserver import Homeserver
-from gateway.upstream.users import kind_of
+from gateway.upstream.kind import kind_of
 
 
 async def set_display_name(homeserver: Homeserver, user_id: str, name: str) -> None:

@@ -13,8 +13,8 @@ from gateway.storage.database import Database
 from gateway.tasks import Background
 from gateway.upstream.answers import HomeserverAnswered
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import kind_of
 from gateway.upstream.sessions import SessionMethod
-from gateway.upstream.users import kind_of
 
 # Seconds for which an answer of the homeserver stands, and which all questions may take.
 _KNOWN_FOR: Final = 5

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import software
 from gateway.upstream.pool import Pool, PoolSettings
-from gateway.upstream.users import software
 from tests.flavours import BEHIND_MAS, FLAVOURS
 from tests.real_synapse import RealSynapse
 from tests.running_gateway import SERVER_NAME

@@ -5,6 +5,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.config.running_edge import free_port
 from tests.conformance.conftest import before
 from tests.conformance.targets import Target
 from tests.postgres_server import PostgresServer, running_postgres
@@ -19,16 +20,14 @@ async def readiness(port: int) -> tuple[int, str]:
         return answer.status, (await answer.json())["homeserver"]
 
 
-async def test_a_set_up_is_ready_and_one_with_a_wrong_secret_is_not(
-    target: Target, tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_a_set_up_is_ready_and_one_with_a_wrong_secret_is_not(target: Target, tmp_path: Path) -> None:
     """But for the secret of the homeserver's own JWT login, which only a login would show."""
-    server = {"admin_listen": f"127.0.0.1:{unused_tcp_port}"}
     unseen = target.session.get("method") == "jwt"
     for session, well in ((target.session, True), (target.spoiled, unseen)):
+        server = {"admin_listen": f"127.0.0.1:{(port := free_port())}"}
         (directory := tmp_path / str(session is target.session)).mkdir()
         async with before(target, directory, session, server=server):
-            status, said = await readiness(unused_tcp_port)
+            status, said = await readiness(port)
         assert (status, said == "ok") == ((200, True) if well else (503, False))
 
 

@@ -11,9 +11,10 @@ from aiohttp import web
 from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import OWN_ANSWERS, HomeserverAnswered, MaybeMade, classified
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import kind_of
 from gateway.upstream.pool import Pool, PoolSettings, Reply
 from gateway.upstream.profiles import set_avatar, set_display_name
-from gateway.upstream.users import exists, kind_of, register
+from gateway.upstream.users import exists, register
 from tests.fake_homeserver import FakeHomeserver, Fault, User, running_homeserver
 from tests.flavours import DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.running_gateway import AS_TOKEN, SERVER_NAME

@@ -18,6 +18,7 @@ from gateway.upstream.pool import Pool, PoolSettings
 from gateway.web import admin
 from gateway.web.admin import Health
 from tests.beside import change
+from tests.config.running_edge import free_port
 from tests.fake_homeserver import FakeHomeserver, Fault, running_homeserver
 from tests.fake_mas import running_mas
 from tests.flavours import FLAVOURS, Flavour
@@ -43,30 +44,27 @@ async def test_a_gateway_that_can_do_its_work_is_ready(health: str, homeserver: 
     assert (homeserver.users, homeserver.registered) == ({}, 0)
 
 
-async def answered(directory: Path, url: str, port: int, **tables: Any) -> tuple[int, dict[str, str]]:
+async def answered(directory: Path, url: str, **tables: Any) -> tuple[int, dict[str, str]]:
     """Ask a gateway before a homeserver once whether it is ready."""
+    port = free_port()  # a new one: who has connected meanwhile may have the last one
     server = {"admin_listen": f"127.0.0.1:{port}"}
     async with running_gateway(directory, url, server=server, **tables):
         return await ask(f"http://127.0.0.1:{port}/health/ready")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
-async def test_it_is_ready_before_every_homeserver_and_leaves_nothing_there(
-    flavour: Flavour, tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_it_is_ready_before_every_homeserver_and_leaves_nothing_there(flavour: Flavour, tmp_path: Path) -> None:
     async with running_homeserver(flavour) as homeserver:
-        assert (await answered(tmp_path, homeserver.url, unused_tcp_port))[1]["homeserver"] == "ok"
+        assert (await answered(tmp_path, homeserver.url))[1]["homeserver"] == "ok"
         assert (homeserver.users, homeserver.sessions) == ({}, {})
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
-async def test_an_as_token_that_is_refused_makes_it_unready(
-    flavour: Flavour, tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_an_as_token_that_is_refused_makes_it_unready(flavour: Flavour, tmp_path: Path) -> None:
     session = {"as_token": "another-which-the-homeserver-has-not"}
     async with running_homeserver(flavour) as homeserver:
-        status, parts = await answered(tmp_path, homeserver.url, unused_tcp_port, session=session)
-        off = await answered(tmp_path, homeserver.url, unused_tcp_port, session=session, jwt={"enable": False})
+        status, parts = await answered(tmp_path, homeserver.url, session=session)
+        off = await answered(tmp_path, homeserver.url, session=session, jwt={"enable": False})
 
     assert (status, parts["database"]) == (503, "ok")
     assert parts["homeserver"].startswith("could not use the as_token: the homeserver answered 401 M_UNKNOWN_TOKEN")
@@ -74,12 +72,10 @@ async def test_an_as_token_that_is_refused_makes_it_unready(
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
-async def test_a_homeserver_without_its_database_makes_it_unready(
-    flavour: Flavour, tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_a_homeserver_without_its_database_makes_it_unready(flavour: Flavour, tmp_path: Path) -> None:
     async with running_homeserver(flavour) as homeserver:
         homeserver.is_down = True
-        status, parts = await answered(tmp_path, homeserver.url, unused_tcp_port)
+        status, parts = await answered(tmp_path, homeserver.url)
 
     assert (status, parts["database"]) == (503, "ok")
     assert "as_token" not in parts["homeserver"] or "failed" in parts["homeserver"]
@@ -148,14 +144,12 @@ async def test_a_reload_asks_by_the_new_token(
         assert (await ask(ready))[0] == 503
 
 
-async def test_matrix_authentication_service_belongs_to_what_a_login_needs(
-    tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_matrix_authentication_service_belongs_to_what_a_login_needs(tmp_path: Path) -> None:
     async with running_mas() as mas:
         tables = {"session": mas.settings}
-        assert (await answered(tmp_path, mas.homeserver.url, unused_tcp_port, **tables))[0] == 200
+        assert (await answered(tmp_path, mas.homeserver.url, **tables))[0] == 200
         await mas.stop()
-        status, parts = await answered(tmp_path, mas.homeserver.url, unused_tcp_port, **tables)
+        status, parts = await answered(tmp_path, mas.homeserver.url, **tables)
 
     assert (status, parts["database"]) == (503, "ok")
     assert parts["homeserver"].startswith("no connection to Matrix Authentication Service")

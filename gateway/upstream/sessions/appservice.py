@@ -9,10 +9,11 @@ from gateway.core.login_request import LoginRequest
 from gateway.upstream.answers import classified, is_unknown_user
 from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import kind_of
 from gateway.upstream.pool import Reply
 from gateway.upstream.sessions import UnknownUser, Wanted
 from gateway.upstream.sessions.devices_in_turn import DevicesInTurn
-from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, kind_of, register
+from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, register
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from gateway.errors import Refusal, Refused
 from gateway.upstream.answers import HomeserverAnswered, MaybeMade, classified
 from gateway.upstream.devices import end_sessions
 from gateway.upstream.homeserver import Homeserver
+from gateway.upstream.kind import kind_of
 from gateway.upstream.pool import NotConnected, Reply
 from gateway.upstream.sessions import MadeMeanwhile, SessionSettings, UnknownUser, Wanted
 from gateway.upstream.sessions.devices_in_turn import DevicesInTurn
-from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user, kind_of
+from gateway.upstream.users import check_name, check_not_own, check_ready, exists, is_of_user
 
 LOGIN_TYPE: Final = "org.matrix.login.jwt"
 # The types by which homeservers take a JWT, the old one too, whichever of them the gateway takes.
