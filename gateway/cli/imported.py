@@ -128,7 +128,10 @@ def toml_text(imported: Imported) -> str:
             if key in notes:
                 lines += _comment(notes[key])
             lines.append(f"{key} = {_value(value)}")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigurationError([f"{imported.source}: has half a character (a lone surrogate) in a value"])
+    return text
 
 
 def _comment(text: str) -> list[str]:

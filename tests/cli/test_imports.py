@@ -438,6 +438,7 @@ def test_a_file_that_everybody_can_read_is_warned_of(tmp_path: Path) -> None:
     [
         ("palpo.json", "[]", "has no keys at its top"),
         ("palpo.json", "{", "not JSON"),
+        ("palpo.json", '{"server_name": "example.org", "jwt": {"secret": "\\ud800"}}', "half a character"),
         ("palpo.yaml", "a: [", "1: not YAML"),
         ("synapse", "a: [", "1: not YAML"),
         ("synapse", "just text", "has no keys at its top"),
