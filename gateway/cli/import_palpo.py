@@ -25,12 +25,14 @@ _DIFFERENCES: Final = (
         "Names that no new user may have (anna@example.org, jörg, max mustermann, 4711) log in where {} has made such"
         " a user of a subject: [identity] historical. `_` in front of a name is a bridge's, and refused."
     ),
+    "Invisible characters, and user ids of other servers, are refused in a subject; {} makes users of them.",
     (
         "Subjects that differ in case alone are one user in {}. Here an account belongs to the first subject that"
         " logs in to it, and the others are refused."
     ),
     "Users of bridges look like anybody in {}: name them in [identity] deny.",
     "A token whose `iat` is ahead of the clock, or no number, is refused here; {} does not look at it.",
+    "A token with `crit` or `b64` in its header is refused here; {} does not look at them.",
     "A token whose `iss` is a list is refused here where issuer is set; {} takes it.",
     "With register_user = false an unknown user is 403 M_FORBIDDEN `User not found` here, 404 M_NOT_FOUND in {}.",
     "The display name of a new user is the claim of display_name_claim, if that is set.",

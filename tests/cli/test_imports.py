@@ -222,6 +222,8 @@ def test_each_difference_is_named(tmp_path: Path) -> None:
         for difference in (
             f"(anna@example.org, jörg, max mustermann, 4711) log in where {software} has made such a user",
             "`_` in front of a name is a bridge's, and refused.",
+            f"and user ids of other servers, are refused in a subject; {software} makes users of them.",
+            f"- A token with `crit` or `b64` in its header is refused here; {software} does not look at them.",
             f"- Subjects that differ in case alone are one user in {software}.",
             f"- A token whose `iat` is ahead of the clock, or no number, is refused here; {software} does not",
             f"- Users of bridges look like anybody in {software}: name them in [identity] deny.",
