@@ -60,6 +60,7 @@ class FakeHomeserver(FakeServer):
         self.jwt_seen: set[str] = set()
         self.is_down = False  # its database is
         self.jwt_claims: dict[str, Any] | None = None  # what tokens must say; None: there is no JWT login
+        self.subject_claim = "sub"
         # Of the service that the login was left to, where our address leads to both.
         self.compat_flows: list[dict[str, Any]] | None = None
         self.users: dict[str, User] = {}
@@ -207,13 +208,13 @@ class FakeHomeserver(FakeServer):
                 raise _Refused((403, "M_FORBIDDEN"), f"JWT validation failed: invalid_claim: Invalid claim '{name}'")
         if claims["exp"] < time.time():
             raise _Refused((403, "M_FORBIDDEN"), "JWT validation failed: expired_token: The token is expired")
-        if "sub" not in claims:
+        if self.subject_claim not in claims:
             status, errcode, error = self.flavour.nobodys_jwt
             raise _Refused((status, errcode), error)
         assert claims["nbf"] == claims["iat"] == claims["exp"] - 60
         assert claims["jti"] not in self.jwt_seen
         self.jwt_seen.add(claims["jti"])
-        name = str(claims["sub"])
+        name = str(claims[self.subject_claim])
         if name in self.being_made:  # by somebody else at this moment
             self.being_made.remove(name)
             self.users[name] = User(name)

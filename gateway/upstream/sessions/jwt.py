@@ -124,6 +124,10 @@ class JwtSessions:
         if misfit or LOGIN_TYPE not in await own_jwt_logins(self.homeserver, await kind_of(self.homeserver)):
             return misfit or f"{LOGIN_TYPE} is not among the logins that the homeserver offers"
         reply = await _log_in(self.homeserver, {"token": self._token(None, None, self.now())})
+        if reply.status == 200:
+            await self.homeserver.as_user("POST", "/_matrix/client/v3/logout", str(reply.json().get("access_token")))
+            claim = self.settings.jwt_subject_claim
+            return f"the homeserver opens a session by a token without {claim!r}: another claim is its subject_claim"
         # Synapse, which looks at the subject last; Palpo and tuwunel, which look at the signature first.
         if reply.error.startswith("JWT validation failed") or "InvalidSignature" in reply.error:
             return f"the homeserver does not accept the gateway's tokens: {reply.error[:200]}"

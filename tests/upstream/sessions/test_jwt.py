@@ -251,6 +251,13 @@ async def test_a_homeserver_where_it_can_not_work_is_known_without_an_account(
         assert (fake.users, fake.sessions) == ({}, {})
 
 
+async def test_a_homeserver_that_looks_at_another_claim_keeps_no_session_and_does_not_pass() -> None:
+    async with sessions_on(settings={"jwt_issuer": "gateway"}) as (sessions, fake):
+        fake.subject_claim = "iss"
+        assert "a session by a token without 'sub'" in await sessions.misfit()
+        assert fake.sessions == {}
+
+
 async def test_a_homeserver_that_fails_says_nothing_of_what_it_can() -> None:
     async with sessions_on() as (sessions, fake):
         fake.answers["/_matrix/client/v3/login"] = lambda: web.Response(status=503)
