@@ -23,7 +23,7 @@ from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.sessions import SessionMethod, SessionSettings
 from gateway.upstream.sessions.jwt import JwtSessions
 from gateway.upstream.sessions.mas import MasSessions
-from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, Seen, User, running_homeserver
 from tests.fake_issuer import JWKS, new_key, public, running_issuer
 from tests.fake_mas import CLIENT_SECRET, FakeMas, running_mas
 from tests.flavours import CONDUIT, CONTINUWUITY, DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
@@ -116,6 +116,31 @@ async def test_where_nothing_tells_who_is_deactivated_the_operator_is_told(flavo
 
     assert (found is not None) is (flavour is DENDRITE)
     assert found is None or "users lock NAME` whenever you deactivate somebody" in found.mend
+
+
+class Limited(FakeHomeserver):
+    """Has taken as many logins of our address as it takes."""
+
+    def _answer(self, name: str, seen: Seen) -> web.Response:
+        if (seen.method, name) == ("POST", "login"):
+            return web.json_response({"errcode": "M_LIMIT_EXCEEDED"}, status=429)
+        return super()._answer(name, seen)
+
+
+@pytest.mark.parametrize("flavour", PROBED, ids=lambda flavour: flavour.name)
+async def test_limits_that_hold_the_gateway_back_are_a_warning_and_no_wrong_as_token(flavour: Flavour) -> None:
+    homeserver = Limited(flavour)
+    await homeserver.start()
+    try:
+        found = await examine(homeserver.url)
+    finally:
+        await homeserver.stop()
+
+    assert verdicts(found, "fail") == set()
+    assert found["namespace"].says == "can't be seen: 429 M_LIMIT_EXCEEDED to a login"
+    assert "its limits hold the gateway back" in found["namespace"].mend
+    if flavour in {DENDRITE, PALPO}:
+        assert (found["as_token"].verdict, found["as_token"].says) == ("warn", found["namespace"].says)
 
 
 async def test_a_homeserver_that_is_not_there_is_one_failure(homeserver: FakeHomeserver) -> None:

@@ -55,6 +55,13 @@ async def examine_homeserver(
         return [Finding(name, "fail", refused.reason, mend)]
 
 
+def _limited(name: str, reply: Reply) -> Finding:
+    mend = (
+        "its limits hold the gateway back: switch them off, as the manual's page of the homeserver says, and repeat"
+    )
+    return Finding(name, "warn", f"can't be seen: {_told(reply)} to a login", mend)
+
+
 def _told(reply: Reply) -> str:
     return f"{reply.status} {reply.errcode}".strip()
 
@@ -171,20 +178,23 @@ class _Examination:
         if whoami.status != 200:
             says = f"the homeserver does not accept it: {_told(whoami)}"
             return Finding(name, "fail", says, _REGISTER)
-        # Dendrite and Palpo say of an application service too that it has a device; only a login tells.
-        if whoami.json().get("device_id") is None or await self._logs_in_others():
-            return Finding(name, "pass", f"accepted, as {user_id}")
-        if self._kind.probe is Probe.NONE and user_id == self.homeserver.user_id(SENDER_LOCALPART):
+        if whoami.json().get("device_id") is not None:
+            return await self._as_token_with_device(name, str(user_id))
+        return Finding(name, "pass", f"accepted, as {user_id}")
+
+    async def _as_token_with_device(self, name: str, user_id: str) -> Finding:
+        """Log nobody in: Dendrite and Palpo say of an application service too that it has a device."""
+        if self._kind.probe is not Probe.NONE:
+            reply = await self.homeserver.log_in(self._probe(""), {})
+            if reply.status == 429:
+                return _limited(name, reply)
+            if self._is_inside(reply) or reply.errcode == "M_EXCLUSIVE" or "namespace" in reply.error:
+                return Finding(name, "pass", f"accepted, as {user_id}")
+        elif user_id == self.homeserver.user_id(SENDER_LOCALPART):
             says = f"it is that of {user_id}, who has a device: some homeservers give application services one"
             return Finding(name, "warn", says, f"try one login; if it is refused, {_REGISTER}")
         says = f"it is the access token of a device of {user_id}, not of an application service"
         return Finding(name, "fail", says, _REGISTER)
-
-    async def _logs_in_others(self) -> bool:
-        if self._kind.probe is Probe.NONE:
-            return False
-        reply = await self.homeserver.log_in(self._probe(""), {})
-        return self._is_inside(reply) or reply.errcode == "M_EXCLUSIVE" or "namespace" in reply.error
 
     async def _login(self) -> Finding:
         name = "appservice login"
@@ -240,6 +250,8 @@ class _Examination:
             reply = await self.homeserver.log_in(localpart, {})
             if self._is_inside(reply):
                 continue
+            if reply.status == 429:
+                return _limited(name, reply)
             if reply.status == 403 or reply.errcode == "M_EXCLUSIVE":
                 outside.append(localpart)
             else:
