@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
 from tests.flavours import DENDRITE, PALPO, SYNAPSE, Flavour
@@ -166,10 +167,27 @@ async def test_by_the_homeservers_own_jwt_login_nobody_is_made_either(tmp_path: 
 async def test_a_session_that_only_asks_is_ended_or_nobody_is_told_of_the_user(tmp_path: Path) -> None:
     async with running_homeserver(PALPO) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
         homeserver.users["jörg"] = User()
-        homeserver.faults["logout"] = Fault((500, "M_UNKNOWN"))
+        homeserver.faults["logout"] = Fault((500, "M_UNKNOWN"), times=2)
         assert [(await gateway.log_in(mint("jörg"))).status for _ in range(2)] == [502, 200]
         assert len(homeserver.sessions) == 2  # the one of the failure stays
     assert rows(tmp_path) == [("jörg", "active")]
+
+
+async def test_a_session_that_has_ended_though_that_failed_tells_of_the_user(tmp_path: Path) -> None:
+    """As on Palpo, where two of a user end at once."""
+    async with running_homeserver(PALPO) as homeserver, gateway_of(tmp_path, homeserver) as gateway:
+        homeserver.users["jörg"] = User()
+        logout = "/_matrix/client/v3/logout"
+
+        def fail() -> web.Response:
+            homeserver.sessions.clear()
+            homeserver.devices.clear()
+            del homeserver.answers[logout]
+            return web.json_response({"errcode": "M_UNKNOWN"}, status=500)
+
+        homeserver.answers[logout] = fail
+        assert (await gateway.log_in(mint("jörg"))).status == 200
+        assert len(homeserver.sessions) == 1
 
 
 async def test_where_a_session_may_be_nobodys_it_tells_of_no_user(tmp_path: Path) -> None:
