@@ -351,7 +351,10 @@ class FakeHomeserver(FakeServer):
             user_id = self._assert(seen)
             return self._end_sessions([f"hidden {user_id[1:].partition(':')[0]}"])
         token = self._own_token(seen)
-        if self.users[self.sessions[token][1:].partition(":")[0]].was_guest and not self.flavour.guests_log_out:
+        if (
+            self.users.get(self.sessions[token][1:].partition(":")[0], User()).was_guest
+            and not self.flavour.guests_log_out
+        ):
             raise _Refused((403, "M_GUEST_ACCESS_FORBIDDEN"), "Guest access not allowed")
         return self._end_sessions([token])
 
