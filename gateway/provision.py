@@ -152,13 +152,12 @@ class Provision:
 
     async def _open_first(self, who: Verified, localpart: str, row: Account | None, *, made: bool) -> bool:
         """Open the session that makes the account, and say whether it was this one that did."""
-        wanted = who.wanted(localpart)
         try:
-            who.session = await self._open(wanted)
+            who.session = await self._open(who.wanted(localpart))
         except MadeMeanwhile:
-            made = False
+            made, who.made = False, ""
             check_made(who.issuer.accounts, row, self.now(), made=made)
-            who.session = await self._open(wanted)
+            who.session = await self._open(who.wanted(localpart))
         return made
 
     async def session(self, who: Verified, account: Account) -> Reply:

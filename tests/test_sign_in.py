@@ -19,7 +19,7 @@ from gateway.core.accounts import DOUBT_SECONDS, REGISTRATION_SECONDS
 from gateway.storage.accounts import Accounts
 from gateway.storage.database import open_database
 from tests.beside import change
-from tests.fake_homeserver import FakeHomeserver, Fault, User, running_homeserver
+from tests.fake_homeserver import JWT_SECRET, FakeHomeserver, Fault, User, running_homeserver
 from tests.flavours import CONDUIT, CONTINUWUITY, DENDRITE, FLAVOURS, PALPO, SYNAPSE, TUWUNEL, Flavour
 from tests.raw_http import connected
 from tests.running_gateway import AS_TOKEN, LOGIN, SECRET, SERVER_NAME, RunningGateway, mint, running_gateway
@@ -74,6 +74,18 @@ async def test_a_login_asks_no_more_than_it_needs(
             homeserver.seen.clear()
             assert (await gateway.log_in(mint())).status == 200
             assert [seen.path.rpartition("/")[2] for seen in homeserver.seen] == expected
+
+
+async def test_the_session_of_a_user_whom_somebody_else_has_just_made_is_not_believed_untried(tmp_path: Path) -> None:
+    session = {"method": "jwt", "jwt_secret": JWT_SECRET}
+    async with (
+        running_homeserver(TUWUNEL) as homeserver,
+        running_gateway(tmp_path, homeserver.url, session=session) as gateway,
+    ):
+        homeserver.jwt_claims = {}
+        homeserver.being_made.add("alice")
+        assert (await gateway.log_in(mint())).status == 200
+        assert [seen.path.rpartition("/")[2] for seen in homeserver.seen[-3:]] == ["login", "login", "whoami"]
 
 
 @pytest.mark.parametrize("existing", ["link", "refuse"])
