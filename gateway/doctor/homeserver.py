@@ -43,7 +43,7 @@ async def examine_homeserver(
         reply = await homeserver.versions()
         moment = now()
         if reply.status != 200 or not isinstance(reply.json().get("versions"), list):
-            says = f"what answers at [homeserver] url is no homeserver: {_told(reply)} to /_matrix/client/versions"
+            says = f"what answers at [homeserver] url is no homeserver: {reply.told} to /_matrix/client/versions"
             return [Finding(name, "fail", says, "set [homeserver] url to the address of the homeserver itself")]
         return [
             Finding(name, "pass", "the homeserver answers"),
@@ -59,11 +59,7 @@ def _limited(name: str, reply: Reply) -> Finding:
     mend = (
         "its limits hold the gateway back: switch them off, as the manual's page of the homeserver says, and repeat"
     )
-    return Finding(name, "warn", f"can't be seen: {_told(reply)} to a login", mend)
-
-
-def _told(reply: Reply) -> str:
-    return f"{reply.status} {reply.errcode}".strip()
+    return Finding(name, "warn", f"can't be seen: {reply.told} to a login", mend)
 
 
 def _clock(reply: Reply, leeway: int, moment: float) -> Finding:
@@ -157,7 +153,7 @@ class _Examination:
         decoded = await self.homeserver.call("GET", target + quote(user_id, safe="/"))
         if encoded.status in {401, 403, 429} or encoded.status >= 500:
             return Finding(
-                name, "warn", f"can't be seen: {_told(encoded)} to a question for a profile", "mend that first"
+                name, "warn", f"can't be seen: {encoded.told} to a question for a profile", "mend that first"
             )
         mend = "set url to the homeserver's own address, or let the proxy keep paths (nginx: no URI in proxy_pass)"
         if not encoded.errcode and encoded.status != 200:
@@ -176,7 +172,7 @@ class _Examination:
         if (whoami.status, whoami.errcode) == (404, "M_NOT_FOUND"):  # tuwunel, before the sender has an account
             return Finding(name, "pass", "accepted")
         if whoami.status != 200:
-            says = f"the homeserver does not accept it: {_told(whoami)}"
+            says = f"the homeserver does not accept it: {whoami.told}"
             return Finding(name, "fail", says, _REGISTER)
         if whoami.json().get("device_id") is not None:
             return await self._as_token_with_device(name, str(user_id))
@@ -255,7 +251,7 @@ class _Examination:
             if reply.status == 403 or reply.errcode == "M_EXCLUSIVE":
                 outside.append(localpart)
             else:
-                return Finding(name, "warn", f"can't be seen: {_told(reply)} to a login", "see the homeserver's log")
+                return Finding(name, "warn", f"can't be seen: {reply.told} to a login", "see the homeserver's log")
         if outside:
             says = f"the registration does not cover every user: {' and '.join(outside)} would be outside"
             return Finding(name, "fail", says, _REGISTER)

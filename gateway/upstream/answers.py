@@ -28,7 +28,6 @@ OWN_ANSWERS: Final = frozenset(
 # (status, errcode) of a login of a user who is not there: Synapse; continuwuity; tuwunel.
 _UNKNOWN_USER: Final = frozenset(((404, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (400, "M_INVALID_PARAM")))
 
-
 # What Palpo says with 400 M_UNKNOWN while its database is away.
 _FAILURES: Final = frozenset(("unknown data error happened", "Internal server error during authentication"))
 
@@ -66,16 +65,15 @@ def classified(reply: Reply, doing: str, hint: str = "") -> HomeserverAnswered |
     # The latter where the name is among tuwunel's `forbidden_usernames`.
     if reply.errcode == "M_INVALID_USERNAME" or reply.error.endswith("Username is forbidden"):
         return Refused(Refusal.BAD_LOCALPART, "The homeserver does not accept this user name")
-    told = f"{reply.status} {reply.errcode}".strip()
     if reply.status >= 500 or reply.error in _FAILURES:
         return Refused(
             Refusal.HOMESERVER_UNREACHABLE,
-            reason=f"could not {doing}: the homeserver failed with {told}",
+            reason=f"could not {doing}: the homeserver failed with {reply.told}",
         )
     hint = hint or _HINTS.get(reply.errcode.removeprefix("IO.ELEMENT.MSC4190."), _HINT_FORBIDDEN)
     return Refused(
         Refusal.HOMESERVER_REFUSES_GATEWAY,
-        reason=f"could not {doing}: the homeserver answered {told}; {hint}",
+        reason=f"could not {doing}: the homeserver answered {reply.told}; {hint}",
     )
 
 

@@ -101,7 +101,7 @@ class Homeserver:
             return [flow for flow in flows if isinstance(flow, dict)], ""
         if reply.status >= 500:
             raise classified(reply, "ask for its login")
-        return [], f"{reply.status} {reply.errcode}".strip()
+        return [], reply.told
 
     async def flows(self) -> tuple[list[str], str]:
         """Return the types of login that the homeserver offers, and why we can use none of them, "" where we may."""

@@ -98,6 +98,11 @@ class Reply:
         return errcode if isinstance(errcode, str) else ""
 
     @property
+    def told(self) -> str:
+        """Status and Matrix error code, as a log shows them."""
+        return f"{self.status} {self.errcode}".strip()
+
+    @property
     def error(self) -> str:
         """The text beside it, "" when there is none."""
         error = self.json().get("error")
